@@ -1,0 +1,118 @@
+"""From documents to windows of tokens: packed end to end, documents separated by the tokenizer's end of text."""
+
+import json
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attar.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from tokenizers import Tokenizer
+
+    Windows = npt.NDArray[np.int64]
+
+BATCH = 64  # documents tokenized at once
+
+
+def load_tokenizer(tokenizer_file: Path) -> "Tokenizer":
+    """The tokenizer of a ``tokenizer.json``, without truncation or padding; :class:`BadInput` when it is none."""
+    from tokenizers import Tokenizer
+
+    if not tokenizer_file.is_file():
+        raise BadInput(f"the tokenizer {tokenizer_file} does not exist; a model folder must hold a tokenizer.json")
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    except Exception as error:  # the Rust library raises bare Exception
+        raise BadInput(f"the tokenizer {tokenizer_file} cannot be read ({error})") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def separator(tokenizer: "Tokenizer", tokenizer_file: Path) -> list[int]:
+    """[id of the end-of-text token], named by the ``tokenizer_config.json`` beside; [] when there is none."""
+    try:
+        config = json.loads((tokenizer_file.parent / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    token = config.get("eos_token") if isinstance(config, dict) else None
+    if isinstance(token, dict):
+        token = token.get("content")
+    number = tokenizer.token_to_id(token) if isinstance(token, str) else None
+    return [] if number is None else [number]
+
+
+def pack(texts: Iterable[str], tokenizer_file: Path, count: int, length: int) -> "Windows":
+    """The first ``count`` windows of the texts, in their order: int64 ``[<= count, length]``.
+
+    Text after text, an end-of-text token after each, cut every ``length`` tokens; what is left over at the end is
+    dropped. Only as many texts are tokenized as the windows need, so fewer windows are a prefix of more.
+    """
+    import numpy as np
+
+    if count < 1 or length < 1:
+        raise BadInput(f"{count} windows of {length} tokens were asked for; both must be at least 1")
+    tokenizer = load_tokenizer(tokenizer_file)
+    end = separator(tokenizer, tokenizer_file)
+    ids: list[int] = []
+    for batch in _batches(texts):
+        for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
+            ids += encoding.ids
+            ids += end
+        if len(ids) >= count * length:
+            break
+    whole = min(count, len(ids) // length)
+    return np.array(ids[: whole * length], dtype=np.int64).reshape(whole, length)
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def text_bytes(tokenizer_file: Path, windows: "Windows") -> int:
+    """UTF-8 bytes of the text that the scored tokens stand for (all but the first of each window).
+
+    ``windows`` is int64 ``[n, length]``. This is the denominator of bits per byte, which compares models of different
+    tokenizers. Special tokens stand for no text. Exact for byte-level tokenizers; others are decoded window by window.
+    """
+    import numpy as np
+
+    if windows.size == 0:
+        return 0
+    scored = windows[:, 1:]
+    sizes = _token_bytes(tokenizer_file, tokenizer_file.stat().st_mtime_ns)
+    if sizes is not None:
+        return int(np.asarray(sizes, dtype=np.int64)[scored].sum())
+    tokenizer = load_tokenizer(tokenizer_file)
+    return sum(len(text.encode()) for text in tokenizer.decode_batch(scored.tolist(), skip_special_tokens=True))
+
+
+@lru_cache(maxsize=4)
+def _token_bytes(tokenizer_file: Path, _changed: int) -> tuple[int, ...] | None:
+    """Bytes of every token of a byte-level vocabulary, by id; None for another kind of tokenizer.
+
+    Decoding cannot count them: a token may hold half a character, which decodes to a replacement mark.
+    """
+    tokenizer = load_tokenizer(tokenizer_file)
+    decoder = json.loads(tokenizer.to_str()).get("decoder") or {}
+    if decoder.get("type") != "ByteLevel":
+        return None
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    added = tokenizer.get_added_tokens_decoder()
+    sizes = [0] * (max(vocabulary.values(), default=-1) + 1)
+    for token, number in vocabulary.items():
+        sizes[number] = len(token)  # the byte-level alphabet has one character for each byte
+    for number, special in added.items():
+        sizes[number] = 0 if special.special else len(special.content.encode())
+    return tuple(sizes)

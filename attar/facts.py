@@ -1,0 +1,157 @@
+"""Facts about a model that follow from its config alone: what stages plan with, without torch and without weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Literal
+
+from attar import architecture
+from attar.errors import BadInput
+
+Part = Literal["embeddings", "body", "head", "rest"]
+BYTES = {"F64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I8": 1, "U8": 1}
+DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+
+
+@dataclass(frozen=True)
+class TensorFact:
+    """Shape, safetensors dtype and place of one stored tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    part: Part
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape) * BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Encoding of the packed linears: groups of ``group_size`` inputs share one scale and one zero point."""
+
+    bits: int
+    group_size: int
+    symmetric: bool
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model as numbers. Stages map facts to facts; chaining them checks a recipe before any compute."""
+
+    config: Mapping[str, Any]
+    task: str = "causal-lm"
+    tokenizer: str | None = None  # SHA-256 of tokenizer.json
+    side_bytes: int = 0  # config, tokenizer and other files a runtime needs beside the weights
+    stored: bool = True  # False: the folder holds a config but no weights, so it can be planned and not run
+
+    def changed(self, **config: Any) -> "ModelFacts":
+        """The same facts with some config keys replaced (``None`` removes a key)."""
+        merged = {k: v for k, v in {**self.config, **config}.items() if v is not None or k not in config}
+        return replace(self, config=merged)
+
+    @property
+    def dtype(self) -> str:
+        return str(self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16")
+
+    @property
+    def hidden(self) -> int:
+        return int(self.config["hidden_size"])
+
+    @property
+    def layers(self) -> int:
+        return int(self.config["num_hidden_layers"])
+
+    @property
+    def heads(self) -> int:
+        return int(self.config["num_attention_heads"])
+
+    @property
+    def kv_heads(self) -> int:
+        return architecture.kv_heads(self.config)
+
+    @property
+    def head_dim(self) -> int:
+        return architecture.head_dim(self.config)
+
+    @property
+    def ffn(self) -> int:
+        return int(self.config["intermediate_size"])
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.config["vocab_size"])
+
+    @property
+    def quantization(self) -> Quantization | None:
+        q = self.config.get("quantization_config")
+        if q is None:
+            return None
+        if q.get("quant_method") != "gptq" or q.get("desc_act"):
+            raise BadInput(
+                f"the model is quantized as {q.get('quant_method')!r} (desc_act={q.get('desc_act')}); "
+                "Attar opens dense checkpoints and GPTQ without desc_act"
+            )
+        return Quantization(int(q["bits"]), int(q["group_size"]), bool(q.get("sym", True)))
+
+    @property
+    def packed_modules(self) -> dict[str, tuple[int, int]]:
+        """Full module name → (out, in) of every packed linear; empty for a dense model."""
+        if self.quantization is None:
+            return {}
+        return {
+            f"{architecture.LAYERS}.{i}.{name}": shape
+            for i in range(self.layers)
+            for name, shape in architecture.linears(self.config).items()
+        }
+
+    def tensors(self) -> dict[str, TensorFact]:
+        """Every tensor the checkpoint's files hold, by name."""
+        dense = DTYPES[self.dtype]
+        facts = {n: TensorFact(s, dense, part(n)) for n, s in architecture.tensors(self.config).items()}
+        q = self.quantization
+        for module, (rows, columns) in self.packed_modules.items():
+            assert q is not None
+            del facts[f"{module}.weight"]
+            groups, per_word = columns // q.group_size, 32 // q.bits
+            facts[f"{module}.qweight"] = TensorFact((columns // per_word, rows), "I32", "body")
+            facts[f"{module}.qzeros"] = TensorFact((groups, rows // per_word), "I32", "body")
+            facts[f"{module}.scales"] = TensorFact((groups, rows), "F16", "body")
+            facts[f"{module}.g_idx"] = TensorFact((columns,), "I32", "body")
+        return facts
+
+    @property
+    def parameters(self) -> int:
+        """Logical parameters: what the dense form of this model would hold."""
+        return sum(prod(shape) for shape in architecture.tensors(self.config).values())
+
+    @property
+    def body_parameters(self) -> int:
+        """Logical parameters of the transformer's layers."""
+        return sum(prod(s) for n, s in architecture.tensors(self.config).items() if part(n) == "body")
+
+    def weight_bytes(self) -> dict[Part, int]:
+        """Bytes of the stored tensors by part."""
+        total: dict[Part, int] = {"embeddings": 0, "body": 0, "head": 0, "rest": 0}
+        for fact in self.tensors().values():
+            total[fact.part] += fact.bytes
+        return total
+
+    @property
+    def bytes(self) -> int:
+        """All bytes a runtime needs: weights, config, tokenizer."""
+        return sum(self.weight_bytes().values()) + self.side_bytes
+
+    @property
+    def bf16_bytes(self) -> int:
+        """Bytes of the dense model in bf16: the reference of every compression ratio."""
+        return 2 * self.parameters + self.side_bytes
+
+
+def part(tensor: str) -> Part:
+    """Which part of the model a tensor belongs to."""
+    if tensor.startswith(architecture.LAYERS + "."):
+        return "body"
+    if tensor == architecture.EMBEDDING:
+        return "embeddings"
+    return "head" if tensor == architecture.HEAD else "rest"

@@ -1,0 +1,125 @@
+"""What machine this is: threads, dtypes, devices, versions. Torch-free unless a GPU is asked about."""
+
+import os
+import platform
+import resource
+import shutil
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from attar.errors import BadInput
+
+LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "datasets", "numpy", "gptqmodel")
+
+
+def threads() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of the processor; empty where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def resolve_device(asked: str) -> str:
+    """``auto`` becomes the GPU where there is one; a device that is not there is a sentence."""
+    kind, _, index = asked.partition(":")
+    if asked == "cpu" or (kind not in ("auto", "cuda") and asked):
+        if asked != "cpu":
+            raise BadInput(f"device={asked!r} is not known; possible: auto, cpu, cuda, cuda:N")
+        return "cpu"
+    gpus = gpu_count()
+    if asked == "auto":
+        return "cuda" if gpus else "cpu"
+    if index and not index.isdigit():
+        raise BadInput(f"device={asked!r} is not known; possible: auto, cpu, cuda, cuda:N")
+    if int(index or 0) >= gpus:
+        raise BadInput(f"device={asked!r} does not exist: this machine has {gpus} CUDA devices; use device=cpu")
+    return asked
+
+
+def gpu_count() -> int:
+    """CUDA devices the driver shows, without loading torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return 0
+    devices = len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or len(list(Path("/dev").glob("nvidia[0-9]*")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return min(devices, len(visible.split(","))) if visible else devices
+
+
+def resolve_dtype(asked: str, device: str) -> str:
+    """``auto`` is bf16 where the machine computes it fast, fp32 elsewhere; fp16 is refused."""
+    if asked == "auto":
+        fast = {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags()
+        return "bfloat16" if device.startswith("cuda") or fast else "float32"
+    if asked not in ("bfloat16", "float32"):
+        raise BadInput(f"dtype={asked!r} is not supported; possible: auto, bfloat16, float32")
+    return asked
+
+
+def memory_bytes() -> int:
+    """Bytes of main memory this process may get."""
+    return int(psutil.virtual_memory().total)
+
+
+def free_disk(folder: Path) -> int:
+    """Free bytes on the file system that holds ``folder`` (or its nearest parent that exists)."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def describe(device: str, thread_count: int) -> dict[str, Any]:
+    """The machine as an artifact's manifest records it."""
+    facts: dict[str, Any] = {
+        "device": device,
+        "cpu": cpu_name(),
+        "threads": thread_count,
+        "memory_bytes": memory_bytes(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+    if device.startswith("cuda"):
+        import torch
+
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def versions() -> dict[str, str]:
+    """Full versions of the libraries that matter, as a manifest records them."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory(device: str) -> int:
+    """Highest bytes of this process so far: allocated on a GPU, resident on a CPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

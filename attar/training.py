@@ -1,0 +1,240 @@
+"""The training loop: a student moves towards a teacher, the text, or both; it goes on where a crash left it.
+
+The order of the data is a function of (seed, step) alone, and the state holds everything else, so a training that was
+killed and started again ends bit for bit where an undisturbed one does.
+"""
+
+import json
+import math
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from attar.divergence import HeadLoss, Objective, head_loss
+from attar.errors import BadInput, Cancelled, ProofFailed
+from attar.optimizer import MasterAdamW
+from attar.training_settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from attar.data import Corpus
+    from attar.model import Model
+
+STATE_FILE = "training.safetensors"
+
+
+class Surroundings(Protocol):
+    """What training needs of a stage's context."""
+
+    @property
+    def teacher(self) -> "Model | None": ...
+    @property
+    def data(self) -> "Corpus": ...
+    @property
+    def torch_dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def state(self) -> Path: ...
+    @property
+    def cancelled(self) -> Callable[[], bool]: ...
+    def report(self, name: str, value: float, step: int | None = None) -> None: ...
+    def progress(self, done: int, total: int, unit: str) -> None: ...
+    def log(self, text: str, level: str = "info") -> None: ...
+
+
+def fit(
+    student: nn.Module,
+    source: "Model",
+    settings: TrainingSettings,
+    context: Surroundings,
+    rates: Mapping[str, float] | None = None,
+) -> None:
+    """:func:`train` with the teacher and the text of a stage's context; ``source`` lends the tokenizer."""
+    teacher = None
+    if settings.alpha > 0:
+        if context.teacher is None:
+            raise BadInput(f"alpha={settings.alpha:g} asks for a teacher and there is none; alpha=0 needs none")
+        _require_same_tokens(source, context.teacher)
+        teacher = context.teacher.materialize(context.torch_dtype, context.device).requires_grad_(False)
+    windows = context.data.windows("train", source.tokenizer_file, settings.windows, settings.length, context.seed)
+    train(student, teacher, windows, settings, context, rates)
+
+
+def train(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    windows: npt.NDArray[np.int64],
+    settings: TrainingSettings,
+    context: Surroundings,
+    rates: Mapping[str, float] | None = None,
+) -> None:
+    """Train, in place, every parameter of ``student`` that requires a gradient; at the end they are fp32.
+
+    Args:
+        student: a causal language model of transformers (``.model`` gives hidden states, ``.lm_head`` is linear).
+        teacher: the same kind with the same vocabulary; not needed, and not asked, when ``alpha`` is 0.
+        windows: token ids [n, length]; read in a new order every epoch, as often as the budget needs.
+        settings: budget, schedule, loss.
+        context: where the state lies, seed, events.
+        rates: peak learning rates by parameter name where they differ from ``settings.learning_rate``.
+
+    Raises:
+        ProofFailed: the loss left the numbers, or a parameter never got a gradient or never moved.
+        Cancelled: the state of this step is saved.
+    """
+    learning = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    optimizer = MasterAdamW(
+        learning,
+        {name: (rates or {}).get(name, settings.learning_rate) for name in learning},
+        settings.weight_decay,
+        decayed=frozenset(n for n, p in learning.items() if p.ndim == 2 and n.endswith("weight")),
+    )
+    started_as = {name: _digest(master) for name, master in optimizer.masters.items()}
+    alive: set[str] = set()  # parameters that ever got a gradient other than zero
+    load_state(optimizer, alive, context)
+    tokens_a_step = settings.batch * settings.length
+    for step in range(optimizer.steps, settings.steps):
+        if context.cancelled():
+            save_state(optimizer, alive, context.state)
+            raise Cancelled(f"training was stopped after {step} of {settings.steps} steps, which are saved")
+        ids_BT = torch.from_numpy(batch(windows, settings.batch, context.seed, step)).to(context.device)
+        losses = loss_of(student, teacher, ids_BT, settings)
+        losses.loss.backward()  # type: ignore[no-untyped-call]
+        norms = optimizer.gradient_norms()
+        norm = math.hypot(*norms.values())
+        _require_numbers(losses, norm, step, settings)
+        alive |= {name for name, value in norms.items() if value > 0}
+        factor = settings.rate_factor(step)
+        optimizer.step(factor, min(1.0, settings.clip / norm) if settings.clip and norm else 1.0)
+        _report(context, settings, losses, norm, factor, step)
+        context.progress((step + 1) * tokens_a_step, settings.steps * tokens_a_step, "tokens")
+        if (step + 1) % settings.save_every == 0 and step + 1 < settings.steps:
+            save_state(optimizer, alive, context.state)
+    _require_movement(optimizer, started_as, alive)
+    optimizer.publish()
+
+
+def loss_of(student: nn.Module, teacher: nn.Module | None, ids_BT: Tensor, settings: TrainingSettings) -> HeadLoss:
+    """The objective on windows of token ids [batch, tokens], each token but the last predicting the next."""
+    objective = Objective(settings.alpha, settings.temperature, settings.divergence, settings.mix)
+    inputs_BT, labels_N = ids_BT[:, :-1].contiguous(), ids_BT[:, 1:].reshape(-1)
+    teacher_NE = teacher_head_VE = None
+    if teacher is not None and settings.alpha > 0:
+        with torch.no_grad():
+            teacher_NE = _last_hidden(teacher, inputs_BT)
+        teacher_head_VE = _head(teacher).detach()
+    return head_loss(_last_hidden(student, inputs_BT), _head(student), labels_N, objective, teacher_NE, teacher_head_VE)
+
+
+def batch(windows: npt.NDArray[np.int64], size: int, seed: int, step: int) -> npt.NDArray[np.int64]:
+    """Windows [size, length] of a step: every epoch is a permutation of its own, drawn from (seed, epoch)."""
+    count = len(windows)
+    places = range(step * size, (step + 1) * size)
+    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in {p // count for p in places}}
+    return np.stack([windows[orders[place // count][place % count]] for place in places])
+
+
+def save_state(optimizer: MasterAdamW, alive: set[str], folder: Path) -> None:
+    """Write everything the next steps depend on, as one file that is either the old one or the new one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f"{STATE_FILE}.draft"
+    metadata = {"steps": str(optimizer.steps), "alive": json.dumps(sorted(alive))}
+    save_file({name: tensor.contiguous() for name, tensor in optimizer.state().items()}, draft, metadata)
+    with open(draft, "rb") as file:
+        os.fsync(file.fileno())
+    draft.replace(folder / STATE_FILE)
+
+
+def load_state(optimizer: MasterAdamW, alive: set[str], context: Surroundings) -> None:
+    """Go on from the last saved step, if there is one."""
+    path = context.state / STATE_FILE
+    if not path.exists():
+        return
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            expected = {name: list(tensor.shape) for name, tensor in optimizer.state().items()}
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
+            if found != expected:
+                context.log(f"the training state {path} is of another training and is not used", level="warning")
+                return
+            metadata = file.metadata()
+            optimizer.load(file.get_tensor, int(metadata["steps"]))
+            alive |= set(json.loads(metadata["alive"]))
+    except SafetensorError as error:
+        context.log(f"the training state {path} cannot be read and is not used: {error}", level="warning")
+        return
+    context.log(f"training goes on after step {optimizer.steps}")
+
+
+def _require_same_tokens(student: "Model", teacher: "Model") -> None:
+    if (student.facts.vocabulary, student.facts.tokenizer) != (teacher.facts.vocabulary, teacher.facts.tokenizer):
+        raise BadInput(
+            f"the tokenizer of the teacher {teacher.folder} differs from that of the student {student.folder}, so "
+            "their next-token distributions cannot be compared; choose a teacher with the same tokenizer"
+        )
+
+
+def _last_hidden(model: nn.Module, ids_BT: Tensor) -> Tensor:
+    """Hidden states after the final norm, [batch · tokens, width]."""
+    body: Any = model.model
+    hidden: Tensor = body(input_ids=ids_BT, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1)
+
+
+def _head(model: nn.Module) -> Tensor:
+    head: Any = model.lm_head
+    weight: Tensor = head.weight
+    return weight
+
+
+def _digest(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+
+
+def _report(
+    context: Surroundings, settings: TrainingSettings, losses: HeadLoss, norm: float, factor: float, step: int
+) -> None:
+    context.report("loss", losses.loss.item(), step)
+    if settings.alpha > 0:
+        context.report("divergence", losses.divergence.item(), step)
+    context.report("cross_entropy", losses.cross_entropy.item(), step)
+    context.report("gradient_norm", norm, step)
+    context.report("learning_rate", settings.learning_rate * factor, step)
+
+
+def _require_numbers(losses: HeadLoss, norm: float, step: int, settings: TrainingSettings) -> None:
+    loss_holds = math.isfinite(losses.loss.item())
+    if loss_holds and math.isfinite(norm):
+        return
+    what = "gradient" if loss_holds else "loss"
+    raise ProofFailed(
+        f"training diverged: the {what} at step {step} is not a finite number (learning_rate="
+        f"{settings.learning_rate:g}, clip={settings.clip:g}); try a learning_rate of "
+        f"{settings.learning_rate / 10:g}, a longer warmup or a smaller clip"
+    )
+
+
+def _require_movement(optimizer: MasterAdamW, started_as: Mapping[str, int], alive: set[str]) -> None:
+    silent = [name for name in optimizer.parameters if name not in alive]
+    if silent:
+        raise ProofFailed(
+            f"{len(silent)} of {len(optimizer.parameters)} tensors that should learn never got a gradient other than "
+            f"zero, {silent[0]} for one"
+        )
+    still = [name for name, master in optimizer.masters.items() if _digest(master) == started_as[name]]
+    if still:
+        raise ProofFailed(
+            f"{len(still)} of {len(optimizer.parameters)} tensors that should learn did not move, {still[0]} for one; "
+            "try a higher learning_rate or more train_tokens"
+        )

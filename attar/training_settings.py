@@ -1,0 +1,93 @@
+"""Settings that every training stage shares, and the arithmetic that follows from them. Torch-free."""
+
+from math import ceil, cos, pi
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from attar.facts import ModelFacts
+
+PROCESS = 800_000_000  # bytes of a process that has imported everything and computed a little
+LEARNING = 14  # bytes a learning parameter takes beside its weight: fp32 master, two moments, bf16 gradient
+
+
+class TrainingSettings(BaseModel):
+    """How long, how fast and towards what a stage trains."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    teacher: Annotated[
+        str, Field(min_length=1, description="who teaches: origin, previous, or a model as the recipe names one")
+    ] = "origin"
+    train_tokens: Annotated[
+        int, Field(gt=0, description="tokens to train on, rounded up to whole batches; short text is read again")
+    ] = 40_000
+    batch: Annotated[int, Field(gt=0, le=4096, description="windows per step")] = 4
+    length: Annotated[int, Field(ge=8, le=32768, description="tokens per window")] = 256
+    learning_rate: Annotated[float, Field(gt=0, le=1, description="peak learning rate of AdamW")] = 1e-4
+    warmup: Annotated[float, Field(ge=0, lt=1, description="fraction of the steps that the rate rises over")] = 0.05
+    schedule: Annotated[
+        Literal["cosine", "linear", "constant"], Field(description="how the rate falls after the warm-up")
+    ] = "cosine"
+    alpha: Annotated[
+        float,
+        Field(ge=0, le=1, description="weight of the divergence from the teacher; the rest is cross-entropy"),
+    ] = 1.0
+    temperature: Annotated[
+        float, Field(gt=0, le=100, description="T of both softmaxes in the divergence, which is scaled by T²")
+    ] = 1.0
+    divergence: Annotated[
+        Literal["forward", "reverse", "jsd", "skew"],
+        Field(description="KL(teacher ‖ student), KL(student ‖ teacher), generalised Jensen-Shannon, or skewed KL"),
+    ] = "forward"
+    mix: Annotated[float, Field(gt=0, lt=1, description="the teacher's weight in the mixture of jsd and skew")] = 0.1
+    weight_decay: Annotated[float, Field(ge=0, le=1, description="decoupled weight decay of matrices")] = 0.0
+    clip: Annotated[float, Field(ge=0, description="largest norm of the whole gradient; 0 does not clip")] = 1.0
+    save_every: Annotated[
+        int, Field(gt=0, description="steps between two saves of the training state (never changes the numbers)")
+    ] = 25
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return ceil(self.train_tokens / (self.batch * self.length))
+
+    @property
+    def windows(self) -> int:
+        """Windows that the whole training reads, each one counted every time."""
+        return self.steps * self.batch
+
+    def rate_factor(self, step: int) -> float:
+        """Share of the peak learning rate at a step counted from 0; never 0."""
+        warm = round(self.warmup * self.steps)
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        left = 1 - (step - warm) / max(1, self.steps - warm)  # 1 at the end of the warm-up, above 0 at the last step
+        if self.schedule == "cosine":
+            return (1 - cos(pi * left)) / 2
+        return left if self.schedule == "linear" else 1.0
+
+    def teacher_spec(self) -> str | None:
+        """Which model teaches; none does when only the text counts."""
+        return self.teacher if self.alpha > 0 else None
+
+    def tokens(self) -> dict[Literal["train", "calibration"], tuple[int, int]]:
+        """Split → (windows, tokens a window) that the training asks for."""
+        return {"train": (self.windows, self.length)}
+
+    def estimate(self, student: ModelFacts, teacher: ModelFacts, learning: int | None = None) -> tuple[float, int]:
+        """FLOPs of all steps, and bytes at the peak of the process.
+
+        Args:
+            student, teacher: facts.
+            learning: parameters that learn; all of them by default.
+        """
+        asked = teacher.parameters if self.alpha > 0 else 0
+        per_token = 6 * student.parameters + 2 * asked
+        learning = student.parameters if learning is None else learning
+        weights = 2 * student.parameters + 2 * asked + LEARNING * learning
+        # Of a layer, autograd keeps some twelve tensors as wide as the hidden states and five as wide as the FFN.
+        kept = student.layers * (12 * student.hidden + 5 * student.ffn) * 2
+        logits = 512 * student.vocabulary * 2 * 2
+        memory = PROCESS + weights + self.batch * self.length * kept + logits
+        return float(self.windows * self.length * per_token), memory

@@ -1,0 +1,117 @@
+"""Writes a model folder: safetensors shards, config and tokenizer, exactly what the plan promised."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from attar import probe
+from attar.checkpoint import INDEX, TOKENIZER_FILES, WEIGHTS
+from attar.errors import ProofFailed
+from attar.facts import ModelFacts
+from attar.packed import PackedLinear, to_gptq
+
+SHARD_BYTES = 2_000_000_000
+_TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I32": torch.int32}
+
+
+class Writer:
+    """Takes tensors one by one, or a whole module, and lays them down as a folder that AutoModel opens.
+
+    ``facts`` is what the stage's plan promised: its config is saved, and a tensor it does not know is refused.
+    """
+
+    def __init__(self, folder: Path, facts: ModelFacts, tokenizer_from: Path) -> None:
+        self.folder = folder
+        self.facts = facts
+        self.tokenizer_from = tokenizer_from
+        self.expected = facts.tensors()
+        self.probe_logits: torch.Tensor | None = None
+        self._pending: dict[str, torch.Tensor] = {}
+        self._places: dict[str, int] = {}
+        self._shards: list[Path] = []
+
+    def tensor(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Add one tensor, cast to the dtype the plan promised for it; returns it as it will be stored."""
+        fact = self.expected.get(name)
+        if fact is None or tuple(tensor.shape) != fact.shape:
+            promised = "nothing of that name" if fact is None else f"shape {list(fact.shape)}"
+            raise ProofFailed(f"the stage wrote {name} of shape {list(tensor.shape)}, its plan promised {promised}")
+        if name in self._places or name in self._pending:
+            raise ProofFailed(f"the stage wrote {name} twice")
+        stored = tensor.detach().to("cpu", _TORCH[fact.dtype]).contiguous().clone()
+        self._pending[name] = stored
+        if sum(t.numel() * t.element_size() for t in self._pending.values()) >= SHARD_BYTES:
+            self._flush()
+        return stored
+
+    def packed(self, module: str, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> None:
+        """Add a quantized linear.
+
+        Args:
+            module: full name, e.g. ``model.layers.0.mlp.up_proj``.
+            codes: integers [out, in] (uint8); scales: [groups, out] (fp16); zeros: [groups, out] (uint8).
+        """
+        quantization = self.facts.quantization
+        if quantization is None:
+            raise ProofFailed(f"the stage wrote {module} as integers, its plan promised a dense model")
+        for leaf, tensor in to_gptq(codes, scales, zeros, quantization.bits, quantization.group_size).items():
+            self.tensor(f"{module}.{leaf}", tensor)
+
+    def module(self, model: nn.Module) -> None:
+        """Add everything a module holds, and take its logits on the probe as the proof's reference."""
+        modules = dict(model.named_modules())
+        dense = model.state_dict(keep_vars=True)
+        for name, fact in self.expected.items():
+            owner, _, leaf = name.rpartition(".")
+            holder = modules.get(owner)
+            if isinstance(holder, PackedLinear):
+                self.tensor(name, holder.to_tensors()[leaf])
+            elif name in dense:
+                self.tensor(name, dense[name])
+                dense[name].data = dense[name].data.to(_TORCH[fact.dtype])  # the reference is what was stored
+        for holder in modules.values():
+            if isinstance(holder, PackedLinear):
+                holder.scales.data = holder.scales.data.half().float()
+        self.probe(probe.logits(model.float().eval(), self.facts.vocabulary))
+
+    def probe(self, logits: torch.Tensor) -> None:
+        """fp32 logits [64, vocabulary] on the probe tokens, of what the stage holds in memory."""
+        self.probe_logits = logits
+
+    def close(self) -> None:
+        """Write the last shard, the index, the config and the tokenizer."""
+        self._flush()
+        if len(self._shards) == 1:
+            self._shards[0].rename(self.folder / WEIGHTS)
+        else:
+            count = len(self._shards)
+            names = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+            for path, name in zip(self._shards, names, strict=True):
+                path.rename(self.folder / name)
+            total = sum(fact.bytes for fact in self.expected.values())
+            index = {
+                "metadata": {"total_size": total},
+                "weight_map": {tensor: names[shard] for tensor, shard in sorted(self._places.items())},
+            }
+            (self.folder / INDEX).write_text(json.dumps(index, indent=1))
+        config = dict(self.facts.config)
+        (self.folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        if "quantization_config" in config:  # older readers look here
+            quantize = json.dumps(config["quantization_config"], indent=2, sort_keys=True)
+            (self.folder / "quantize_config.json").write_text(quantize + "\n")
+        for name in TOKENIZER_FILES:
+            if (self.tokenizer_from / name).is_file():
+                shutil.copyfile(self.tokenizer_from / name, self.folder / name)
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        path = self.folder / f"shard-{len(self._shards)}.safetensors"
+        save_file(self._pending, path, metadata={"format": "pt"})
+        self._places.update(dict.fromkeys(self._pending, len(self._shards)))
+        self._shards.append(path)
+        self._pending = {}
