@@ -1,0 +1,138 @@
+"""The stage: frozen settings, a plan, one verb. What every technique shares lives here, and only here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+
+from pydantic import BaseModel, ConfigDict
+
+from attar.facts import ModelFacts
+from attar.fingerprint import environment_versions, hash_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from attar.data import Corpus
+    from attar.events import Events
+    from attar.model import Model
+    from attar.store import Artifact
+    from attar.writer import Writer
+    from stages.spec import StageSpec
+
+Use = Literal["teacher", "train", "calibration"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage will take, as estimates: FLOPs in the compute dtype, and bytes at the peak of its process."""
+
+    flops: float
+    memory: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a stage may know of the world it runs in."""
+
+    origin: Model
+    teacher: Model | None
+    data: Corpus
+    device: str  # "cpu", "cuda", "cuda:1"
+    dtype: str  # compute dtype: "bfloat16" or "float32"
+    seed: int
+    state: Path  # folder for what the stage needs to go on after a crash; the base removes it at the end
+    events: Events
+    cancelled: Callable[[], bool]
+
+    def report(self, name: str, value: float, step: int | None = None) -> None:
+        """Record a metric (a loss curve when ``step`` is given)."""
+        self.events.metric(name, value, step)
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Move the progress bar."""
+        self.events.progress(done, total, unit)
+
+    def log(self, text: str, level: str = "info") -> None:
+        """One line for the reader of the log."""
+        self.events.log(text, level)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        import torch
+
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[self.dtype]
+
+
+class Stage(BaseModel):
+    """Base of all techniques. A subclass adds fields, :meth:`plan`, :meth:`cost` and :meth:`apply`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    stage: str
+    version: ClassVar[int] = 1  # bump when the numbers it produces, or a default, change
+    uses: ClassVar[frozenset[Use]] = frozenset()  # which inputs beside the source go into the fingerprint
+    trains: ClassVar[bool] = False
+    # Fields that never change the numbers (save intervals and the like): tracked, not hashed.
+    unhashed: ClassVar[frozenset[str]] = frozenset()
+
+    def plan(self, facts: ModelFacts) -> ModelFacts:
+        """What comes out of this stage, or :class:`BadInput` with a sentence why it cannot work."""
+        raise NotImplementedError
+
+    def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
+        """Estimated compute and peak memory on a source with these facts."""
+        raise NotImplementedError
+
+    def tokens(self) -> dict[Literal["train", "calibration"], tuple[int, int]]:
+        """Split → (number of windows, window length) that :meth:`apply` will ask for."""
+        return {}
+
+    def apply(self, source: Model, out: Writer, context: Context) -> None:
+        """Do the work: read ``source``, hand every tensor of the result to ``out``."""
+        raise NotImplementedError
+
+    @staticmethod
+    def job(data: dict[str, Any]) -> StageSpec:
+        """A child's job from plain data."""
+        from stages.spec import StageSpec
+
+        return StageSpec(**data)
+
+    @final
+    def run(self, job: StageSpec, events: Events) -> Artifact:
+        """The whole life of the stage, from opened inputs to a proven artifact; ``job.settings`` are this stage's."""
+        from stages.run import run_stage
+
+        return run_stage(self, job, events)
+
+    def teacher_spec(self) -> str | None:
+        """Which model teaches: ``origin``, ``previous``, or a model as a recipe names it."""
+        return getattr(self, "teacher", "origin") if "teacher" in self.uses else None
+
+    def settings(self) -> dict[str, Any]:
+        """All settings, defaults included, as JSON."""
+        return self.model_dump(mode="json")
+
+    def fingerprint(self, inputs: dict[str, str], dtype: str, seed: int) -> str:
+        """Name of the artifact this stage makes from these inputs (role → fingerprint)."""
+        differing = self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.unhashed) | {"stage"})
+        return hash_json(
+            {
+                "stage": self.stage,
+                "version": self.version,
+                "settings": differing,
+                "dtype": dtype,
+                "seed": seed,
+                "inputs": inputs,
+                "versions": environment_versions(),
+            }
+        )
+
+
+def stage_seed(seed: int, stage: str) -> int:
+    """Seed of one stage: differs between stages of a run, equal between runs."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{stage}".encode()).digest()[:4], "big")

@@ -1,0 +1,70 @@
+"""finetune.scales: the integers of a quantized model stay, everything around them learns."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from attar.architecture import EMBEDDING, HEAD
+from attar.errors import BadInput
+from attar.facts import ModelFacts
+from attar.training_settings import TrainingSettings
+from stages.base import Context, Cost, Stage, Use
+
+if TYPE_CHECKING:
+    from attar.model import Model
+    from attar.writer import Writer
+
+
+class Scales(TrainingSettings, Stage):
+    """Recover a quantized model: group scales, norms and embedding learn, the integers are not touched.
+
+    The file stays a standard GPTQ file, no adapter beside it, and every runtime that opens the source opens the
+    result. Learning the scales end to end is the second phase of EfficientQAT (arXiv 2407.11062); doing it by KL to the
+    unquantized model needs no labels.
+    """
+
+    stage: Literal["finetune.scales"] = "finetune.scales"
+    version: ClassVar[int] = 1
+    uses: ClassVar[frozenset[Use]] = frozenset({"teacher", "train"})
+    trains: ClassVar[bool] = True
+    unhashed: ClassVar[frozenset[str]] = frozenset({"save_every"})
+
+    scales: Annotated[bool, Field(description="the scales of the groups learn")] = True
+    norms: Annotated[bool, Field(description="norm weights, and biases where there are any, learn")] = True
+    embeddings: Annotated[bool, Field(description="the embedding, and a head of its own, learn")] = True
+    scale_learning_rate: Annotated[
+        float, Field(gt=0, le=1, description="peak learning rate of the scales, which are far smaller than weights")
+    ] = 1e-5
+
+    def learns(self, tensor: str) -> bool:
+        """Whether a tensor of this name learns."""
+        if tensor in (EMBEDDING, HEAD):
+            return self.embeddings
+        return self.scales if tensor.endswith(".scales") else self.norms and tensor.endswith(("norm.weight", ".bias"))
+
+    def plan(self, facts: ModelFacts) -> ModelFacts:
+        if facts.quantization is None:
+            raise BadInput(
+                "finetune.scales: the incoming model is dense and has no scales; put a quantize stage before it, or "
+                "use finetune.full"
+            )
+        if not (self.scales or self.norms or self.embeddings):
+            raise BadInput("finetune.scales: scales, norms and embeddings are all off, so nothing would learn")
+        return facts
+
+    def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
+        learning = sum(prod(fact.shape) for name, fact in facts.tensors().items() if self.learns(name))
+        return Cost(*self.estimate(facts, teacher, learning))
+
+    def apply(self, source: Model, out: Writer, context: Context) -> None:
+        from attar.training import fit
+
+        student = source.materialize(context.torch_dtype, context.device)
+        for name, parameter in student.named_parameters():
+            parameter.requires_grad_(self.learns(name))
+        rates = {n: self.scale_learning_rate for n, _ in student.named_parameters() if n.endswith(".scales")}
+        fit(student, source, self, context, rates)
+        out.module(student)

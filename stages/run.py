@@ -1,0 +1,93 @@
+"""The life of one stage: open → seed → apply → save → prove → manifest → rename. The only way to an artifact."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attar import machine
+from attar.data import open_corpus
+from attar.errors import AttarError, Cancelled
+from attar.events import Events
+from attar.model import Model
+from attar.proofs import prove
+from attar.store import Artifact, Store
+from attar.writer import Writer
+from stages.base import Context, Stage, stage_seed
+from stages.spec import StageSpec
+
+
+def run_stage(stage: Stage, spec: StageSpec, events: Events) -> Artifact:
+    """Make the artifact ``spec.fingerprint`` unless the store has it; a failed proof leaves nothing behind."""
+    home = Path(spec.home)
+    store = Store(home / "store")
+    with store.lock(spec.fingerprint):
+        found = store.find("model", spec.fingerprint)
+        if found is not None:
+            return found
+        source = _open(store, spec.source.folder, spec.source.fingerprint)
+        state = store.state(spec.fingerprint)
+        state.mkdir(parents=True, exist_ok=True)
+        context = Context(
+            origin=Model(Path(spec.origin.folder), spec.origin.fingerprint),
+            teacher=_open(store, spec.teacher.folder, spec.teacher.fingerprint) if spec.teacher else None,
+            data=open_corpus(spec.data, home / "store" / "dataset"),
+            device=spec.machine.device,
+            dtype=spec.machine.dtype,
+            seed=stage_seed(spec.seed, stage.stage),
+            state=state,
+            events=events,
+            cancelled=lambda: False,
+        )
+        draft = store.draft("model", spec.fingerprint)
+        try:
+            return _make(stage, source, context, store, draft, spec)
+        except (AttarError, KeyboardInterrupt) as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            if isinstance(error, KeyboardInterrupt):
+                raise Cancelled(f"{stage.stage} was cancelled; its saved training state is kept") from None
+            raise
+
+
+def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Path, spec: StageSpec) -> Artifact:
+    started = time.time()
+    torch.manual_seed(context.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    promised = stage.plan(source.facts)
+    writer = Writer(draft, promised, tokenizer_from=source.folder)
+    stage.apply(source, writer, context)
+    writer.close()
+    applied = time.time()
+    proofs = prove(stage.trains, source, promised, writer, context.device)
+    facts = proofs.pop("facts")
+    manifest: dict[str, Any] = {
+        "stage": stage.stage,
+        "version": stage.version,
+        "settings": stage.settings(),
+        "seed": spec.seed,
+        "dtype": spec.machine.dtype,
+        "inputs": spec.inputs,
+        "source": {"folder": spec.source.folder, "fingerprint": spec.source.fingerprint},
+        "data": spec.data.model_dump(),
+        "machine": machine.describe(spec.machine.device, spec.machine.threads),
+        "versions": machine.versions(),
+        "seconds": applied - started,
+        "proof_seconds": time.time() - applied,
+        "peak_memory_bytes": machine.peak_memory(context.device),
+        "parameters": facts.parameters,
+        "bytes": facts.bytes,
+        "weight_bytes": facts.weight_bytes(),
+        "proofs": proofs,
+    }
+    artifact = store.commit("model", spec.fingerprint, draft, manifest)
+    shutil.rmtree(context.state, ignore_errors=True)
+    return artifact
+
+
+def _open(store: Store, folder: str, fingerprint: str) -> Model:
+    """A model as input; what came out of the store is verified byte for byte before it is used."""
+    if store.find("model", fingerprint) is not None:
+        store.open("model", fingerprint)
+    return Model(Path(folder), fingerprint)
