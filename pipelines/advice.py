@@ -1,0 +1,59 @@
+"""What experience says against a plan that can work: warnings, printed by ``attar plan`` and before a run."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from attar import machine as hardware
+from stages.spec import Machine
+
+if TYPE_CHECKING:
+    from pipelines.plan import Step
+
+MOST_REMOVED = 1 / 3  # of the parameters, in one pruning
+SMALLEST_STUDENT = 1 / 10  # of the teacher
+
+
+def warnings(steps: Sequence["Step"], machine: Machine) -> list[str]:
+    """All warnings, in the order of the steps."""
+    found: list[str] = []
+    for before, step in pairwise(steps):
+        found += _pruning(before, step, steps[step.index + 1 :])
+        found += _student(before, step, steps[0])
+    return found + _memory(steps, machine)
+
+
+def _pruning(before: "Step", step: "Step", later: Sequence["Step"]) -> list[str]:
+    if not step.name.startswith("prune."):
+        return []
+    found = []
+    removed = 1 - step.facts.parameters / before.facts.parameters
+    if removed > MOST_REMOVED:
+        found.append(f"{step.label} removes {removed:.0%} of the parameters at once; at most a third loses less")
+    for other in later:
+        if other.stage is not None and other.stage.trains:
+            break
+        if other.name.startswith("quantize."):
+            found.append(f"{step.label} is quantized by {other.label} untrained; train between to lose less")
+            break
+    else:
+        found.append(f"{step.label} is followed by no training; a pruned model without recovery loses much")
+    return found
+
+
+def _student(before: "Step", step: "Step", origin: "Step") -> list[str]:
+    if not step.name.startswith("distill.") or step.facts.parameters >= SMALLEST_STUDENT * origin.facts.parameters:
+        return []
+    share = step.facts.parameters / origin.facts.parameters
+    return [f"{step.label} makes a student of {share:.0%} of its teacher; below a tenth, distil in several steps"]
+
+
+def _memory(steps: Sequence["Step"], machine: Machine) -> list[str]:
+    if machine.device.startswith("cuda"):
+        return []  # how much a GPU has is known only to a process that loads torch
+    have = hardware.memory_bytes()
+    return [
+        f"{step.label} may need {need / 1e9:.1f} GB of memory, and this machine has {have / 1e9:.1f} GB"
+        for step in steps
+        if (need := max(step.work.memory * (not step.cached), step.measuring.memory * (not step.measured))) > have
+    ]

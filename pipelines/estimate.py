@@ -1,0 +1,55 @@
+"""How long and how large: rough figures for plans, from FLOPs and the kind of machine. Measured figures come later."""
+
+from dataclasses import dataclass
+
+from attar import machine as hardware
+from attar.facts import ModelFacts
+from attar.suite import Suite
+from stages.base import Stage
+from stages.spec import Machine
+
+# Sustained FLOP/s in training and inference of real models, a CPU core or a GPU; an order of magnitude is all
+# that is asked of them.
+PER_THREAD = {"bfloat16": 150e9, "float32": 60e9}
+BFLOAT16_EMULATED = 20e9  # a CPU without bf16 instructions
+PER_GPU = {"bfloat16": 150e12, "float32": 20e12}
+
+START_SECONDS = 8.0  # a child process with torch and transformers
+PROCESS_BYTES = 500_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds, and bytes at the peak of the process."""
+
+    seconds: float
+    memory: int
+
+
+def speed(machine: Machine) -> float:
+    """Sustained FLOP/s that this machine may be expected to give."""
+    if machine.device.startswith("cuda"):
+        return PER_GPU[machine.dtype]
+    emulated = machine.dtype == "bfloat16" and hardware.resolve_dtype("auto", "cpu") != "bfloat16"
+    return machine.threads * (BFLOAT16_EMULATED if emulated else PER_THREAD[machine.dtype])
+
+
+def estimate_stage(stage: Stage, source: ModelFacts, teacher: ModelFacts, machine: Machine) -> Estimate:
+    """Time and memory of one stage's process."""
+    cost = stage.cost(source, teacher)
+    return Estimate(START_SECONDS + cost.flops / speed(machine), cost.memory + PROCESS_BYTES)
+
+
+def estimate_measure(suite: Suite, model: ModelFacts, origin: ModelFacts, machine: Machine) -> Estimate:
+    """Time and memory of one measurement: both models forward over two texts, and the timed runs."""
+    tokens = 2 * suite.windows * suite.length
+    flops = 2.0 * tokens * (model.parameters + origin.parameters)
+    if suite.speed:
+        flops += 2.0 * (suite.repeats + 1) * suite.prompt * model.parameters
+    seconds = START_SECONDS + flops / speed(machine)
+    if suite.speed:  # decoding is bound by memory traffic, some 10 GB/s a CPU thread
+        bandwidth = 1e12 if machine.device.startswith("cuda") else 10e9 * machine.threads
+        seconds += (suite.repeats + 1) * suite.new_tokens * sum(model.weight_bytes().values()) / bandwidth
+    logits = 2 * 4 * suite.length * model.vocabulary
+    width = 2 if machine.dtype == "bfloat16" else 4
+    return Estimate(seconds, width * (model.parameters + origin.parameters) + logits + PROCESS_BYTES)

@@ -1,0 +1,164 @@
+"""One run of a plan: specs for the children, journal records, rows of the report. Knows no Prefect."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from attar.errors import StageFailed
+from attar.events import Event
+from attar.store import Kind
+from pipelines import plot, report
+from pipelines.child import events_file, run_child
+from pipelines.journal import Curves, Journal
+from pipelines.plan import Plan, Step
+from pipelines.report import Reference, Report, Row
+from stages.spec import MeasureSpec, StageSpec
+
+
+class Execution:
+    """Carries a plan through: :meth:`begin`, then per step :meth:`open` … :meth:`measured`, then :meth:`finish`."""
+
+    def __init__(self, plan: Plan, run: str, journal: Journal) -> None:
+        self.plan = plan
+        self.run = run
+        self.journal = journal
+        self.folder: Path = plan.home.runs / run
+        self.rows: list[Row] = []
+        self._made: dict[int, float] = {}  # step → seconds, of the stages that really ran
+
+    def begin(self, flow_run: str = "") -> None:
+        """Write down what is about to be done."""
+        recipe = self.plan.recipe.model_dump(mode="json")
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+        self.journal.write(
+            "run",
+            run=self.run,
+            name=self.plan.recipe.name,
+            recipe=recipe,
+            plan=self.plan.as_json()["steps"],
+            machine=self.plan.machine.model_dump(),
+            warnings=list(self.plan.warnings),
+            pid=os.getpid(),
+            flow_run=flow_run,
+        )
+
+    def open(self, step: Step) -> None:
+        """Announce a step."""
+        self.journal.write(
+            "step",
+            step=step.index,
+            name=step.name,
+            label=step.label,
+            cached=step.cached,
+            measured=step.measured,
+            fingerprint=step.model.fingerprint,
+            folder=step.model.folder,
+            settings=step.stage.settings() if step.stage else {},
+            inputs=step.inputs,
+        )
+
+    def stage_spec(self, step: Step) -> StageSpec:
+        """The job that makes a step's model."""
+        assert step.stage is not None and step.source is not None
+        return StageSpec(
+            home=str(self.plan.home.root),
+            events=str(events_file(self._job(step, "stage"))),
+            machine=self.plan.machine,
+            fingerprint=step.model.fingerprint,
+            seed=self.plan.recipe.seed,
+            settings=step.stage.settings(),
+            source=step.source,
+            origin=self.plan.origin.model,
+            teacher=step.teacher,
+            data=self.plan.recipe.data,
+            inputs=step.inputs,
+        )
+
+    def measure_spec(self, step: Step) -> MeasureSpec:
+        """The job that measures a step's model."""
+        return MeasureSpec(
+            home=str(self.plan.home.root),
+            events=str(events_file(self._job(step, "measure"))),
+            machine=self.plan.machine,
+            fingerprint=step.evaluation,
+            model=step.model,
+            origin=self.plan.origin.model,
+            suite=self.plan.recipe.measure,
+            data=self.plan.recipe.data,
+            inputs=step.evaluation_inputs,
+            origin_evaluation=self.plan.origin.evaluation if step.index else None,
+        )
+
+    def has(self, spec: StageSpec | MeasureSpec) -> bool:
+        """Whether the store has what the job would make."""
+        return self.plan.home.store.find(_kind(spec), spec.fingerprint) is not None
+
+    def child(self, index: int, spec: StageSpec | MeasureSpec) -> None:
+        """Run a job in a child process; its curves go to the journal while it runs."""
+        step = self.plan.steps[index]
+        estimate = step.work if spec.do == "stage" else step.measuring
+        self.journal.write(
+            "child", step=index, what=spec.do, label=step.label, events=spec.events, seconds=estimate.seconds
+        )
+        curves = Curves(self.journal, index)
+
+        def watch(event: Event) -> None:
+            if event["kind"] == "metric":
+                curves.add(event["name"], event["value"], event.get("step"), event["time"])
+            elif event["kind"] == "log" and event.get("level") == "warning":
+                self.journal.write("warning", step=index, text=f"{step.label}: {event['text']}")
+
+        began = time.monotonic()
+        title = step.label if spec.do == "stage" else f"measuring {step.label}"
+        try:
+            run_child(spec, Path(spec.events).parent, title, watch)
+        finally:
+            curves.flush()
+        if not self.has(spec):
+            raise StageFailed(f"{title} ended well but left no {spec.fingerprint} in {self.plan.home.store.root}")
+        if spec.do == "stage":
+            self._made[index] = time.monotonic() - began
+
+    def measured(self, step: Step) -> None:
+        """Add the step's row to the report and link its model into the run's folder."""
+        store = self.plan.home.store
+        origin = Reference.read(Path(self.plan.origin.model.folder), self.plan.origin.evaluation, store)
+        row = report.make_row(
+            step=step.index,
+            name=step.name,
+            cached=step.stage is not None and step.index not in self._made,
+            folder=Path(step.model.folder),
+            fingerprint=step.model.fingerprint,
+            evaluation=step.evaluation,
+            store=store,
+            origin=origin,
+        )
+        self.rows.append(row)
+        self.journal.write("measured", step=step.index, row=Report(self.run, "", (row,)).as_json()["rows"][0])
+        link = self.folder / "models" / step.label.replace(" ", "-")
+        link.parent.mkdir(exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(os.path.relpath(step.model.folder, link.parent), target_is_directory=True)
+
+    def finish(self, status: str, text: str = "") -> dict[str, Any]:
+        """Save report and plot of the rows so far and close the journal; returns the report as JSON."""
+        made = Report(self.run, self.plan.recipe.name, tuple(self.rows))
+        files = [self.folder / "recipe.yaml"]
+        if self.rows:
+            files += report.save(made, self.folder)
+            files.append(plot.pareto(made, self.folder / "pareto.png"))
+        manifest = Path(self.rows[-1].folder) / "manifest.json" if self.rows else None
+        if manifest is not None and manifest.is_file():
+            files.append(manifest)
+        self.journal.write("end-run", status=status, text=text, files=[str(path) for path in files])
+        return made.as_json()
+
+    def _job(self, step: Step, what: str) -> Path:
+        return self.folder / "jobs" / f"{step.index}-{step.name}-{what}"
+
+
+def _kind(spec: StageSpec | MeasureSpec) -> Kind:
+    return "model" if spec.do == "stage" else "evaluation"

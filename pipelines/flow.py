@@ -1,0 +1,100 @@
+"""The Prefect flow ``compress``: one task per stage and per measurement, each a child process.
+
+What has to run is decided by fingerprints and not by Prefect: whatever the store has is skipped, after a crash as on
+a second run. Annotations are evaluated here, since Prefect reads them for its forms.
+"""
+
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
+
+from attar.errors import AttarError
+from pipelines.execution import Execution
+from pipelines.home import Home
+from pipelines.journal import Journal
+from pipelines.plan import make_plan
+from pipelines.recipe import validate
+from pipelines.tracking import open_tracker
+from stages.spec import MeasureSpec, StageSpec
+
+# What a task needs beside its parameters, which stay small JSON for the Prefect UI.
+_EXECUTION: ContextVar[Execution] = ContextVar("execution")
+
+
+@task(name="stage", task_run_name="{title}", cache_policy=NO_CACHE, persist_result=False)
+def stage(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
+    """Run one stage in a child process, unless the store has its artifact."""
+    return _run(title, step, StageSpec.model_validate(spec))
+
+
+@task(name="measure", task_run_name="{title} · measure", cache_policy=NO_CACHE, persist_result=False)
+def measure(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
+    """Measure one model in a child process, unless the store has the evaluation."""
+    return _run(title, step, MeasureSpec.model_validate(spec))
+
+
+def _run(title: str, step: int, spec: StageSpec | MeasureSpec) -> dict[str, Any]:
+    execution = _EXECUTION.get()
+    if execution.has(spec):
+        # Prefect takes a returned state as the task's state: its pages say Cached instead of Completed.
+        text = f"{title}: {spec.fingerprint} is in the store"
+        return Completed(name="Cached", message=text, data={"cached": True})  # type: ignore[return-value]
+    execution.child(step, spec)
+    return {"cached": False}
+
+
+def _name() -> str:
+    parameters = runtime.flow_run.parameters
+    return f"{parameters['recipe']['name']} · {parameters.get('run') or 'new run'}"
+
+
+@flow(name="compress", flow_run_name=_name, persist_result=False)
+def compress(
+    recipe: dict[str, Any], home: str | None = None, run: str | None = None, track: bool = True
+) -> dict[str, Any]:
+    """Run a recipe: measure the origin, then every stage and its measurement; report, plot and track.
+
+    Args:
+        recipe: a recipe as plain values, what ``attar plan --json`` shows under ``recipe``.
+        home: the home folder; by default that of the environment.
+        run: id of the run, a folder that exists in the home; by default a new one.
+        track: send the journal to MLflow.
+
+    Returns:
+        The report as JSON.
+    """
+    parsed = validate(recipe)
+    place = Home.open(Path(home) if home else None)
+    run = run or place.new_run(parsed.name)
+    folder = place.runs / run
+    journal = Journal(folder, open_tracker(parsed, place, folder, track))
+    execution: Execution | None = None
+    try:
+        plan = make_plan(parsed, place, complete=True)
+        execution = Execution(plan, run, journal)
+        execution.begin(flow_run=str(runtime.flow_run.id or ""))
+        token = _EXECUTION.set(execution)
+        try:
+            for step in plan.steps:
+                with journal.step(step.index):
+                    execution.open(step)
+                    title = f"{parsed.name} · {step.label}"
+                    if step.stage is not None:
+                        stage(title, step.index, execution.stage_spec(step).model_dump(mode="json"))
+                    measure(title, step.index, execution.measure_spec(step).model_dump(mode="json"))
+                    execution.measured(step)
+        finally:
+            _EXECUTION.reset(token)
+        return execution.finish("finished")
+    except BaseException as error:  # also Prefect's and the terminal's way to stop a run
+        cancelled = getattr(error, "exit_code", 130 if not isinstance(error, Exception) else 4) == 130
+        text = str(error) if isinstance(error, AttarError) else f"{type(error).__name__}: {error}"
+        if execution is not None:
+            execution.finish("cancelled" if cancelled else "failed", text)
+        raise
+    finally:
+        journal.close()

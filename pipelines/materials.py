@@ -1,0 +1,57 @@
+"""The models a recipe names, resolved and, where a conversion is needed, imported into the store."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from attar import machine, sources
+from attar.errors import BadInput
+from attar.facts import ModelFacts
+from pipelines.child import Watch, events_file, run_child
+from pipelines.home import Home
+from stages.spec import ImportSpec, Machine, ModelRef
+
+
+@dataclass(frozen=True)
+class Material:
+    """A model that can be planned with, and run when its facts say that its weights are there."""
+
+    spec: str
+    ref: ModelRef
+    facts: ModelFacts
+
+
+def resolve_machine(device: str, dtype: str) -> Machine:
+    """Device and dtype that ``auto`` stands for here; a device that is not there is a :class:`BadInput`."""
+    found = machine.resolve_device(device)
+    return Machine.model_validate(
+        {"device": found, "dtype": machine.resolve_dtype(dtype, found), "threads": machine.threads()}
+    )
+
+
+def open_model(spec: str, task: str, home: Home, complete: bool, watch: Watch = lambda event: None) -> Material:
+    """Resolve ``spec`` and import it if it is no model folder yet.
+
+    Args:
+        complete: all weights must be there (to run); otherwise a config will do (to plan), and a hub model's
+            weights are not downloaded.
+    """
+    source = sources.resolve(spec, home.root)
+    if source.import_needed and (complete or not (source.folder / "config.json").is_file()):
+        _import(spec, source.fingerprint, home, watch)
+        source = sources.resolve(spec, home.root)
+    facts = source.facts(task)
+    if complete and not facts.stored:
+        raise BadInput(f"the model {spec} has a config.json and no weights: it can be planned, not run")
+    return Material(spec, ModelRef(folder=str(source.folder), fingerprint=source.fingerprint), facts)
+
+
+def _import(spec: str, fingerprint: str, home: Home, watch: Watch) -> None:
+    folder: Path = home.imports / fingerprint
+    job = ImportSpec(
+        home=str(home.root),
+        events=str(events_file(folder)),
+        machine=resolve_machine("cpu", "auto"),
+        fingerprint=fingerprint,
+        spec=spec,
+    )
+    run_child(job, folder, f"importing {spec}", watch)

@@ -1,0 +1,33 @@
+"""The command and the address that open a run in MLflow."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from pipelines.home import Home
+
+PORT = 5000
+
+
+def open_command(home: Home, folder: Path) -> str | None:
+    """How to see this run: a command for the embedded database, then the address; None if it was not tracked."""
+    try:
+        known = json.loads((folder / "mlflow.json").read_text())
+        place = f"/#/experiments/{known['experiment']}/runs/{known['runs']['parent']}"
+    except (OSError, ValueError, KeyError):
+        return None
+    uri = home.mlflow_uri
+    if not uri.startswith("sqlite:"):
+        return f"{uri.rstrip('/')}{place}" if uri.startswith("http") else f"tracked in {uri}"
+    program = Path(sys.executable).with_name("mlflow")
+    arguments = [
+        str(program) if program.exists() else "mlflow",
+        "server",
+        "--workers=1",
+        f"--port={PORT}",
+        f"--backend-store-uri={uri}",
+        f"--default-artifact-root={home.mlflow_artifacts}",
+    ]
+    # With job execution the idle server takes over 2 GB.
+    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {shlex.join(arguments)}\n        then open http://127.0.0.1:{PORT}{place}"

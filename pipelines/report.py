@@ -1,0 +1,172 @@
+"""The report of a run: one row per step, from the artifacts alone; as JSON, CSV, Markdown and on the terminal."""
+
+import csv
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from attar.checkpoint import read_facts
+from attar.errors import StageFailed
+from attar.store import Store
+
+HELD_OUT, OTHER = "held-out", "other"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one step made, measured. Ratios and retention are against the origin (definitions in README)."""
+
+    step: int
+    name: str
+    cached: bool
+    fingerprint: str
+    evaluation: str
+    folder: str
+    parameters: int
+    bytes: int
+    compression_ratio: float
+    perplexity_held_out: float
+    perplexity_other: float
+    retained: float  # headline: min(1, origin ÷ result) of the perplexity on the other-kind text
+    adaptation: float  # origin ÷ result - 1 on held-out text where that is positive: learned, not retained
+    kl: float | None  # nats per token, on the other-kind text
+    agreement: float | None  # top-1, on the other-kind text
+    prefill: float | None  # tokens/s
+    decode: float | None  # tokens/s
+    seconds: float | None  # of the stage, without measuring
+    peak_memory_bytes: int | None  # of the stage's process
+
+    @property
+    def label(self) -> str:
+        return f"{self.step} {self.name}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All rows of a run so far, the origin first."""
+
+    run: str
+    recipe: str
+    rows: tuple[Row, ...]
+
+    @property
+    def final(self) -> Row:
+        return self.rows[-1]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"run": self.run, "recipe": self.recipe, "rows": [asdict(row) for row in self.rows]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Report":
+        return cls(value["run"], value["recipe"], tuple(Row(**row) for row in value["rows"]))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The origin's figures that every row is compared with."""
+
+    bytes: int  # of the origin in bf16
+    held_out: float  # perplexities
+    other: float
+
+    @classmethod
+    def read(cls, folder: Path, evaluation: str, store: Store) -> "Reference":
+        """From the origin's folder and its evaluation."""
+        perplexity = _result(evaluation, store)["perplexity"]
+        return cls(read_facts(folder).bf16_bytes, perplexity[HELD_OUT], perplexity[OTHER])
+
+
+def make_row(
+    step: int, name: str, cached: bool, folder: Path, fingerprint: str, evaluation: str, store: Store, origin: Reference
+) -> Row:
+    """A row from a stored model and its stored evaluation; bytes are those of the files on disk."""
+    result = _result(evaluation, store)
+    facts = read_facts(folder)
+    made = store.find("model", fingerprint) if step else None
+    manifest = made.manifest if made else {}
+    perplexity = result["perplexity"]
+    return Row(
+        step=step,
+        name=name,
+        cached=cached,
+        fingerprint=fingerprint,
+        evaluation=evaluation,
+        folder=str(folder),
+        parameters=facts.parameters,
+        bytes=facts.bytes,
+        compression_ratio=origin.bytes / facts.bytes,
+        perplexity_held_out=perplexity[HELD_OUT],
+        perplexity_other=perplexity[OTHER],
+        retained=min(1.0, origin.other / perplexity[OTHER]),
+        adaptation=max(0.0, origin.held_out / perplexity[HELD_OUT] - 1),
+        kl=result["kl"][OTHER],
+        agreement=result["agreement"][OTHER],
+        prefill=result["prefill_tokens_per_second"],
+        decode=result["decode_tokens_per_second"],
+        seconds=manifest.get("seconds"),
+        peak_memory_bytes=manifest.get("peak_memory_bytes"),
+    )
+
+
+def _result(evaluation: str, store: Store) -> dict[str, Any]:
+    measured = store.find("evaluation", evaluation)
+    if measured is None:
+        raise StageFailed(f"the evaluation {evaluation} is not in the store {store.root}")
+    result: dict[str, Any] = json.loads((measured.folder / "result.json").read_text())
+    return result
+
+
+# Column → (heading, text of a row): one definition for terminal and Markdown.
+COLUMNS: tuple[tuple[str, Any], ...] = (
+    ("step", lambda r: r.label),
+    ("parameters", lambda r: f"{r.parameters / 1e6:.1f} M" if r.parameters >= 1e6 else f"{r.parameters / 1e3:.1f} k"),
+    ("size", lambda r: f"{r.bytes / 1e6:.1f} MB"),
+    ("ratio", lambda r: f"{r.compression_ratio:.2f}×"),
+    ("perplexity\nother", lambda r: f"{r.perplexity_other:.2f}"),
+    ("perplexity\nheld-out", lambda r: f"{r.perplexity_held_out:.2f}"),
+    ("retained\nquality", lambda r: f"{r.retained:.1%}"),
+    ("adapt-\nation", lambda r: f"+{r.adaptation:.0%}" if r.adaptation >= 0.005 else "–"),
+    ("KL\nnats", lambda r: _number(r.kl, "{:.3f}")),
+    ("agree-\nment", lambda r: _number(r.agreement, "{:.1%}")),
+    ("prefill\ntok/s", lambda r: _number(r.prefill, "{:,.0f}")),
+    ("decode\ntok/s", lambda r: _number(r.decode, "{:,.1f}")),
+    ("seconds", lambda r: _number(r.seconds, "{:,.0f}") if not r.cached or not r.step else _cached(r.seconds)),
+)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def _cached(seconds: float | None) -> str:
+    """What it took when it was made; now it took nothing."""
+    return f"({_number(seconds, '{:,.0f}')})"
+
+
+def markdown(report: Report) -> str:
+    """The table as Markdown."""
+    headings = [heading.replace("-\n", "").replace("\n", " ") for heading, _ in COLUMNS]
+    lines = [f"| {' | '.join(headings)} |", f"|{'|'.join(['---', *['---:'] * (len(headings) - 1)])}|"]
+    lines += [f"| {' | '.join(text(row) for _, text in COLUMNS)} |" for row in report.rows]
+    return "\n".join(lines) + "\n"
+
+
+def save(report: Report, folder: Path) -> list[Path]:
+    """Write report.json, report.md and table.csv; returns their paths."""
+    paths = [folder / "report.json", folder / "report.md", folder / "table.csv"]
+    paths[0].write_text(json.dumps(report.as_json(), indent=1) + "\n")
+    paths[1].write_text(f"# {report.recipe}, run {report.run}\n\n{markdown(report)}")
+    with open(paths[2], "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([field.name for field in fields(Row)])
+        writer.writerows([list(asdict(row).values()) for row in report.rows])
+    return paths
+
+
+def load(folder: Path) -> Report | None:
+    """The report of a run, if it has one."""
+    try:
+        return Report.from_json(json.loads((folder / "report.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,81 @@
+"""Tables for the terminal: the plan, the report, stages and their settings."""
+
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.plan import Plan
+from pipelines.progress import duration
+from pipelines.report import COLUMNS, Report
+
+
+def report_table(report: Report) -> Table:
+    """One row per step; the last is the result."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"{report.recipe} · {report.run}", title_justify="left", pad_edge=False)
+    for index, (heading, _) in enumerate(COLUMNS):
+        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in report.rows:
+        style = "bold" if row is report.final and row.step else ""
+        table.add_row(*(text(row) for _, text in COLUMNS), style=style)
+    return table
+
+
+def plan_table(plan: Plan) -> Group:
+    """What every step makes, whether it is there already, and what it may take."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    numbers = ("parameters", "size", "ratio", "memory", "time")
+    for heading in ("step", "stage", "measurement", *numbers, "fingerprint"):
+        table.add_column(heading, justify="right" if heading in numbers else "left")
+    for step in plan.steps:
+        seconds = step.work.seconds * (not step.cached) + step.measuring.seconds * (not step.measured)
+        memory = max(step.work.memory, step.measuring.memory)
+        table.add_row(
+            step.label,
+            "–" if step.stage is None else _state(step.cached),
+            _state(step.measured),
+            f"{step.facts.parameters / 1e6:,.1f} M",
+            f"{step.facts.bytes / 1e6:,.1f} MB",
+            f"{plan.ratio(step):.2f}×",
+            f"{memory / 1e9:.1f} GB",
+            duration(seconds) if seconds else "–",
+            step.model.fingerprint,
+        )
+    machine = plan.machine
+    total = f"about {duration(plan.seconds)}" if plan.seconds else "nothing to run: everything is cached"
+    lines = [
+        Text(
+            f"{total} on {machine.device} ({machine.dtype}, {machine.threads} threads), "
+            f"up to {plan.disk / 1e9:.2f} GB written to {plan.home.root}; times and memory are estimates"
+        )
+    ]
+    lines += [Text(f"warning: {text}", style="yellow") for text in plan.warnings]
+    return Group(table, *lines)
+
+
+def _state(there: bool) -> Text:
+    return Text("cached", style="green") if there else Text("will run", style="cyan")
+
+
+def show_report(console: Console, report: Report) -> None:
+    """Print the table and what its columns mean; as wide as it has to be when no terminal sets a width."""
+    wide = console if console.is_terminal else Console(file=console.file, width=200)
+    wide.print(report_table(report))
+    wide.print(
+        "perplexity, retained quality, KL and agreement are on the other-kind text, never trained on; "
+        "seconds in brackets: made before",
+        style="dim",
+        highlight=False,
+    )
+
+
+def settings_table(rows: list[dict[str, Any]]) -> Table:
+    """The settings of a stage."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("setting", "type", "default", "description"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(row["name"], Text(row["type"]), Text(str(row["default"])), Text(row["description"]))
+    return table
