@@ -1,0 +1,126 @@
+"""Laws of the divergences and of the loss that never holds all logits."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attar.divergence import Kind, Objective, divergence, head_loss
+
+KINDS: tuple[Kind, ...] = ("forward", "reverse", "jsd", "skew")
+N, D, E, V = 11, 6, 5, 17
+
+
+def setting(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states and heads of a student and a wider teacher, and labels."""
+    generator = torch.Generator().manual_seed(0)
+    student_ND, head_VD, teacher_NE, teacher_head_VE = (
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        for shape in ((N, D), (V, D), (N, E), (V, E))
+    )
+    return student_ND, head_VD, torch.randint(V, (N,), generator=generator), teacher_NE, teacher_head_VE
+
+
+def plain(teacher_NV: Tensor, student_NV: Tensor, kind: Kind, mix: float) -> Tensor:
+    """The definitions, word by word, differentiable by autograd."""
+    p, q = teacher_NV.softmax(-1), student_NV.softmax(-1)
+    m = mix * p + (1 - mix) * q
+
+    def kl(a: Tensor, b: Tensor) -> Tensor:
+        return (a * (a.log() - b.log())).sum(-1)
+
+    return {
+        "forward": lambda: kl(p, q),
+        "reverse": lambda: kl(q, p),
+        "jsd": lambda: mix * kl(p, m) + (1 - mix) * kl(q, m),
+        "skew": lambda: kl(p, m),
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_distribution_is_at_no_distance_from_itself(kind: Kind) -> None:
+    logits = 10 * torch.randn(4, V, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert divergence(logits, logits + 3.0, kind, 0.3).abs().max() < 1e-12  # softmax does not see a shift
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_divergences_are_their_definitions_and_never_negative(kind: Kind) -> None:
+    student, head, _, teacher, teacher_head = setting()
+    found = divergence(teacher @ teacher_head.T, student @ head.T, kind, 0.3)
+    assert torch.allclose(found, plain(teacher @ teacher_head.T, student @ head.T, kind, 0.3), atol=1e-12)
+    assert (found >= 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_certain_distributions_give_finite_gradients(kind: Kind) -> None:
+    hidden, head = torch.eye(2).requires_grad_(), 500.0 * torch.eye(2)
+    loss = head_loss(hidden, head, torch.tensor([1, 0]), Objective(0.5, 1.0, kind), torch.eye(2).flip(0), head)
+    loss.loss.backward()
+    assert hidden.grad is not None and hidden.grad.isfinite().all() and loss.loss.isfinite()
+
+
+@pytest.mark.parametrize("chunk", [3, 4, N, 100])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("alpha", "temperature"), [(1.0, 1.0), (1.0, 4.0), (0.5, 1.0), (0.3, 2.0), (0.0, 1.0)])
+def test_in_chunks_as_in_one(chunk: int, kind: Kind, alpha: float, temperature: float) -> None:
+    student, head, labels, teacher, teacher_head = setting()
+    student.requires_grad_(), head.requires_grad_()
+
+    student_NV, teacher_NV = student @ head.T, teacher @ teacher_head.T
+    distance = plain(teacher_NV / temperature, student_NV / temperature, kind, 0.3).mean()
+    cross = functional.cross_entropy(student_NV, labels)
+    expected = alpha * temperature**2 * distance + (1 - alpha) * cross
+    expected_grads = torch.autograd.grad(expected, (student, head))
+
+    found = head_loss(student, head, labels, Objective(alpha, temperature, kind, 0.3), teacher, teacher_head, chunk)
+    grads = torch.autograd.grad(found.loss, (student, head))
+    assert torch.allclose(found.loss, expected, atol=1e-12)
+    assert torch.allclose(found.cross_entropy, cross, atol=1e-12)
+    assert alpha == 0 or torch.allclose(found.divergence, distance, atol=1e-12)
+    for one, other in zip(grads, expected_grads, strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_upstream_gradients_scale_the_whole() -> None:
+    student, head, labels, teacher, teacher_head = setting()
+    student.requires_grad_(), head.requires_grad_()
+
+    def grads(factor: float) -> tuple[Tensor, ...]:
+        loss = head_loss(student, head, labels, Objective(), teacher, teacher_head).loss
+        return torch.autograd.grad(factor * loss, (student, head))
+
+    for once, thrice in zip(grads(1.0), grads(3.0), strict=True):
+        assert torch.allclose(3 * once, thrice)
+
+
+def test_a_frozen_head_gets_no_gradient_and_changes_nothing() -> None:
+    student, head, labels, teacher, teacher_head = setting()
+    student.requires_grad_()
+    found = head_loss(student, head, labels, Objective(0.5), teacher, teacher_head)
+    found.loss.backward()
+    assert head.grad is None
+    assert student.grad is not None and student.grad.abs().max() > 0
+
+
+def test_temperature_keeps_the_size_of_the_gradient() -> None:
+    """For soft targets and high T, T² D tends to half the squared distance of the centred logits over V."""
+    student, head, labels, teacher, teacher_head = setting()
+    gap = teacher @ teacher_head.T - student @ head.T
+    gap = gap - gap.mean(-1, keepdim=True)
+    found = head_loss(student, head, labels, Objective(1.0, 3000.0), teacher, teacher_head)
+    assert torch.allclose(found.loss, (gap**2).sum(-1).mean() / (2 * V), rtol=1e-2)
+
+
+def test_bf16_inputs_are_judged_in_fp32() -> None:
+    exact = setting()
+    rough = [t.bfloat16() if t.is_floating_point() else t for t in exact]
+    loss = head_loss(rough[0], rough[1], rough[2], Objective(0.5), rough[3], rough[4])
+    expected = head_loss(exact[0], exact[1], exact[2], Objective(0.5), exact[3], exact[4])
+    assert loss.loss.dtype == torch.float32
+    assert torch.allclose(loss.loss.double(), expected.loss, rtol=2e-2)
+
+
+def test_a_divergence_needs_a_teacher() -> None:
+    student, head, labels, _, _ = setting()
+    with pytest.raises(ValueError, match="teacher"):
+        head_loss(student, head, labels, Objective(alpha=0.1))

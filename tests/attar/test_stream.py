@@ -1,0 +1,37 @@
+"""Streaming layer by layer is the same function as the whole model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from attar import probe
+from attar.architecture import FAMILIES
+from attar.model import Model
+from attar.stream import LayerStream
+from attar.tiny import tiny_model
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("tied", [True, False])
+def test_streamed_logits_are_the_models(tmp_path: Path, model_type: str, tied: bool) -> None:
+    source = Model(tiny_model(tmp_path, model_type, tie_word_embeddings=tied))
+    ids = np.arange(60).reshape(3, 20)
+    stream = LayerStream(source, ids, torch.float32, "cpu")
+    assert [layer.index for layer in stream] == list(range(len(stream)))
+    whole = source.materialize(torch.float32)
+    torch.testing.assert_close(stream.logits(), probe.logits(whole, source.facts.vocabulary), atol=1e-5, rtol=1e-5)
+    hidden = whole.base_model(input_ids=torch.from_numpy(ids), output_hidden_states=True).hidden_states  # type: ignore[operator]
+    norm = whole.model.norm  # type: ignore[union-attr]
+    torch.testing.assert_close(norm(stream.hidden), hidden[-1], atol=1e-5, rtol=1e-5)  # type: ignore[operator]
+
+
+def test_visits_see_every_token_of_every_named_input(tmp_path: Path) -> None:
+    source = Model(tiny_model(tmp_path))
+    ids = np.arange(40).reshape(4, 10)
+    rows: dict[str, int] = {}
+    for layer in LayerStream(source, ids, torch.float32, "cpu"):
+        rows.clear()
+        layer.inputs(["mlp.down_proj", "self_attn.q_proj"], lambda n, x: rows.update({n: rows.get(n, 0) + len(x)}))
+        assert rows == {"mlp.down_proj": 40, "self_attn.q_proj": 40}

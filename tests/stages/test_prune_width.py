@@ -1,0 +1,96 @@
+"""Laws of width pruning on tiny random models of every supported family."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from attar.architecture import FAMILIES
+from attar.checkpoint import read_facts
+from attar.errors import BadInput
+from attar.model import Model
+from attar.testing import check_stage, run_on
+from attar.tiny import tiny_model
+from stages.prune_width import Width, expand, refit, top
+
+
+def test_keeps_the_contract() -> None:
+    check_stage(Width(ffn=0.3, attention=0.5, windows=4, length=64))
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_sliced_equals_masked(tmp_path: Path, model_type: str) -> None:
+    """Without compensation the pruned model is the original with the removed channels set to zero."""
+    folder = tiny_model(tmp_path / "model", model_type)
+    stage = Width(ffn=0.3, attention=0.5, importance="magnitude", compensate=False, windows=2, length=32)
+    artifact = run_on(stage, folder, tmp_path / "home")
+    pruned = Model(artifact.folder).materialize(torch.float32)
+    facts = read_facts(folder)
+    channels, groups = stage.kept(facts)
+    masked = Model(folder).materialize(torch.float32)
+    for layer in masked.model.layers:  # type: ignore[union-attr]
+        gate, up, down = (getattr(layer.mlp, f"{n}_proj").weight for n in ("gate", "up", "down"))
+        scores = gate.square().sum(1) + up.square().sum(1) + down.square().sum(0)
+        down.data[:, ~_mask(top(scores, channels), facts.ffn)] = 0
+        out = layer.self_attn.o_proj.weight
+        kept = top(out.square().sum(0).view(facts.kv_heads, -1).sum(1), groups)
+        out.data[:, ~_mask(expand(kept, facts, query=True), out.shape[1])] = 0
+    ids = torch.arange(60)[None]
+    torch.testing.assert_close(pruned(input_ids=ids).logits, masked(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def _mask(indices: torch.Tensor, size: int) -> torch.Tensor:
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[indices] = True
+    return mask
+
+
+def test_refit_is_the_least_squares_solution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
+    weight = torch.randn(5, 12, generator=generator)
+    columns = torch.tensor([0, 2, 3, 5, 7, 8, 9, 11])
+    target = x @ weight.T
+    refitted = (x[:, columns] @ refit(weight, x.T @ x, columns).T - target).square().sum()
+    sliced = (x[:, columns] @ weight[:, columns].T - target).square().sum()
+    best = torch.linalg.lstsq(x[:, columns].double(), target.double()).solution
+    optimum = (x[:, columns].double() @ best - target.double()).square().sum()
+    assert optimum <= refitted <= 1.05 * optimum
+    assert refitted < 0.7 * sliced
+
+
+def test_top_keeps_the_largest_in_their_order() -> None:
+    assert top(torch.tensor([3.0, 9.0, 1.0, 9.0]), 3).tolist() == [0, 1, 3]
+
+
+def test_activation_keeps_the_channel_that_carries_the_signal(tmp_path: Path) -> None:
+    """A channel with large activations and small outgoing weights stays; magnitude may not see it."""
+    folder = tiny_model(tmp_path / "model")
+    stage = Width(ffn=0.6, importance="activation", windows=2, length=32)
+    before, artifact = Model(folder), run_on(stage, folder, tmp_path / "home")
+    after = Model(artifact.folder)
+    rows = {tuple(row.tolist()) for row in before.tensor("model.layers.0.mlp.up_proj.weight").float()}
+    kept = after.tensor("model.layers.0.mlp.up_proj.weight").float()
+    assert kept.shape[0] == 64
+    assert all(tuple(row.tolist()) in rows for row in kept), "a kept row is not a row of the original"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ffn": 0.9}, "leaves none of 192 channels"),
+        ({"ffn": 0.0, "attention": 0.9}, "leaves none of 2 KV groups"),
+        ({"ffn": 0.01}, "removes nothing"),
+    ],
+)
+def test_plan_refuses_in_a_sentence(tmp_path: Path, settings: dict[str, float], words: str) -> None:
+    facts = read_facts(tiny_model(tmp_path))
+    with pytest.raises(BadInput, match=words):
+        Width(**settings).plan(facts)
+
+
+def test_plan_refuses_a_quantized_model(tmp_path: Path) -> None:
+    facts = read_facts(tiny_model(tmp_path))
+    packed = facts.changed(quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": False})
+    with pytest.raises(BadInput, match="quantized already"):
+        Width().plan(packed)

@@ -1,0 +1,105 @@
+"""Laws of the two quantizers on tiny random models."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from attar.architecture import FAMILIES
+from attar.checkpoint import read_facts
+from attar.errors import BadInput
+from attar.facts import ModelFacts
+from attar.grid import find_grid, round_to, values
+from attar.model import Model
+from attar.packed import PackedLinear
+from attar.testing import check_stage, run_on
+from attar.tiny import tiny_model
+from stages import parse
+from stages.base import Stage
+from stages.quantize_gptq import Gptq
+from stages.quantize_rtn import RoundToNearest
+
+GPTQ = Gptq(group_size=32, windows=8, window=64)
+RTN = RoundToNearest(group_size=32)
+
+
+@pytest.mark.parametrize("stage", [GPTQ, RTN], ids=["gptq", "rtn"])
+def test_keeps_the_contract(stage: Stage) -> None:
+    check_stage(stage)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("stage", [GPTQ, RTN], ids=["gptq", "rtn"])
+def test_every_family_is_packed_as_planned(tmp_path: Path, stage: Stage, family: str) -> None:
+    artifact = run_on(stage, tiny_model(tmp_path / "model", family), tmp_path / "home")
+    model = Model(artifact.folder).materialize(torch.float32)
+    packed = [name for name, module in model.named_modules() if isinstance(module, PackedLinear)]
+    assert len(packed) == 4 * 7
+    left = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    assert left == ["lm_head"]
+
+
+def test_rtn_is_rounding_to_nearest(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model")
+    artifact = run_on(RoundToNearest(group_size=32, mse=False), folder, tmp_path / "home")
+    name = "model.layers.2.mlp.up_proj"
+    packed = Model(artifact.folder).materialize(torch.float32).get_submodule(name)
+    assert isinstance(packed, PackedLinear)
+    weight = Model(folder).tensor(f"{name}.weight").float()
+    grid = find_grid(weight, 4, 32, symmetric=False, mse=False)
+    assert torch.equal(packed.dequantize(), values(round_to(weight, grid), grid))
+
+
+def test_gptq_keeps_the_function_better_than_rtn(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model")
+    ids = torch.arange(512).view(8, 64)
+    with torch.no_grad():
+        origin = Model(folder).materialize(torch.float32)(input_ids=ids).logits.log_softmax(-1)
+        lost = {}
+        for stage in (GPTQ, RTN):
+            artifact = run_on(stage, folder, tmp_path / "home", fingerprint=stage.stage)
+            logits = Model(artifact.folder).materialize(torch.float32)(input_ids=ids).logits.log_softmax(-1)
+            lost[stage.stage] = float((origin.exp() * (origin - logits)).sum(-1).mean())
+    assert 0 < lost["quantize.gptq"] < lost["quantize.rtn"]
+
+
+def test_gptq_reports_what_it_gains_layer_by_layer(tmp_path: Path) -> None:
+    run_on(GPTQ, tiny_model(tmp_path / "model"), tmp_path / "home")
+    events = [json.loads(line) for line in (tmp_path / "home" / "events.jsonl").read_text().splitlines()]
+    ratios = [event["value"] for event in events if event.get("name") == "gptq/error_ratio"]
+    assert len(ratios) == 4 and all(0 < ratio < 1 for ratio in ratios)
+    assert [event["done"] for event in events if event.get("unit") == "layers"] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["quantize.gptq", "quantize.rtn"])
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"bits": 3}, "bits=3 is not supported; possible: 4"),
+        (
+            {"group_size": 128},
+            "group_size=128 does not divide the 64 inputs of self_attn.q_proj; sizes that fit: 16, 32",
+        ),
+        ({"group_size": 8}, "group_size=8: Input should be greater than or equal to 16"),
+        ({"group_sise": 32}, "unknown setting 'group_sise'; did you mean 'group_size'?"),
+        ({"group_size": "32"}, "group_size='32': Input should be a valid integer"),
+    ],
+)
+def test_what_cannot_be_asked_is_a_sentence(
+    tmp_path: Path, name: str, settings: dict[str, object], sentence: str
+) -> None:
+    facts = read_facts(tiny_model(tmp_path))
+    with pytest.raises(BadInput) as error:
+        parse({"stage": name, **settings}).plan(facts)
+    assert sentence in str(error.value) and name in str(error.value)
+
+
+def test_costs_grow_with_the_model_and_the_calibration(tmp_path: Path) -> None:
+    facts = read_facts(tiny_model(tmp_path))
+    wider = ModelFacts({**facts.config, "intermediate_size": 1920, "num_hidden_layers": 8})
+    for stage in (GPTQ, RTN):
+        assert stage.cost(wider, wider).flops > stage.cost(facts, facts).flops
+    assert Gptq(windows=640).cost(facts, facts).flops > 5 * Gptq(windows=64).cost(facts, facts).flops
+    assert Gptq(windows=64).tokens() == {"calibration": (64, 512)}
