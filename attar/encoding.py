@@ -44,7 +44,7 @@ def packed_facts(
             raise BadInput(f"{stage}: {name} has {rows} outputs; the packed format needs a multiple of {PER_WORD}")
     if group_size not in GROUP_SIZES:
         raise BadInput(f"{stage}: group_size={group_size} is not one that readers of the format know; {possible}")
-    return facts.changed(quantization_config=_config(bits, group_size, symmetric, details))
+    return facts.changed(quantization_config=_config(bits, group_size, symmetric, details), dtype="bfloat16")
 
 
 def _config(bits: int, group_size: int, symmetric: bool, details: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,10 @@ class Quantization:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model as numbers. Stages map facts to facts; chaining them checks a recipe before any compute."""
+    """A model as numbers. Stages map facts to facts; chaining them checks a recipe before any compute.
+
+    What stages write is stored in bf16 (packed linears aside), whatever the origin is in: their plans say so.
+    """
 
     config: Mapping[str, Any]
     task: str = "causal-lm"

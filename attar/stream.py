@@ -60,7 +60,7 @@ class LayerStream:
         self.device = device
         self.model = skeleton(source.hf_config(), dtype)
         self.rotary = type(self.model.model.rotary_emb)(config=self.model.config).to(device)
-        embedding = source.tensor(architecture.EMBEDDING)
+        embedding = self._stored(architecture.EMBEDDING)
         ids = torch.from_numpy(windows)
         self.hidden = embedding[ids].to(device, dtype)
         self._probe = embedding[probe.tokens(source.facts.vocabulary)].to(device, torch.float32)
@@ -79,7 +79,7 @@ class LayerStream:
     def _load(self, index: int) -> nn.Module:
         prefix = f"{architecture.LAYERS}.{index}."
         module: nn.Module = self.model.model.layers[index]
-        state = {n.removeprefix(prefix): self.source.tensor(n) for n in self.source.names if n.startswith(prefix)}
+        state = {n.removeprefix(prefix): self._stored(n) for n in self.source.names if n.startswith(prefix)}
         state = {name: tensor.to(self.device, self.dtype) for name, tensor in state.items()}
         module.load_state_dict(state, assign=True)
         return module.eval().requires_grad_(False)
@@ -103,14 +103,18 @@ class LayerStream:
     def logits(self) -> torch.Tensor:
         """fp32 logits [64, vocabulary] of the probe after the last layer."""
         norm = self.model.model.norm
-        norm.load_state_dict({"weight": self.source.tensor(architecture.FINAL_NORM).float()}, assign=True)
+        norm.load_state_dict({"weight": self._stored(architecture.FINAL_NORM).float()}, assign=True)
         tied = self.source.facts.config.get("tie_word_embeddings")
-        head = self.source.tensor(architecture.EMBEDDING if tied else architecture.HEAD)
+        head = self._stored(architecture.EMBEDDING if tied else architecture.HEAD)
         hidden = norm.to(self.device)(self._probe[0]).cpu()
         return torch.nn.functional.linear(hidden, head.float())
 
     def rest(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All tensors outside the layers, as stored."""
+        """All tensors outside the layers."""
         for name in architecture.tensors(self.source.facts.config):
             if not name.startswith(architecture.LAYERS + "."):
-                yield name, self.source.tensor(name)
+                yield name, self._stored(name)
+
+    def _stored(self, name: str) -> torch.Tensor:
+        """A tensor as results hold it: in bf16, whatever the source is in, so that stage and file agree."""
+        return self.source.tensor(name).to(torch.bfloat16)

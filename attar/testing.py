@@ -55,14 +55,14 @@ def write_text(file: Path) -> Path:
     return file
 
 
-def job(stage: Any, model: Path, text: Path, home: Path, fingerprint: str = "check") -> dict[str, Any]:
+def job(stage: Any, model: Path, text: Path, home: Path, fingerprint: str, dtype: str) -> dict[str, Any]:
     """The job of running ``stage`` on a model folder, as the child process would be told it."""
     reference = {"folder": str(model), "fingerprint": "source"}
     return {
         "do": "stage",
         "home": str(home),
         "events": str(home / "events.jsonl"),
-        "machine": {"device": "cpu", "dtype": "float32", "threads": 1},
+        "machine": {"device": "cpu", "dtype": dtype, "threads": 1},
         "fingerprint": fingerprint,
         "seed": 0,
         "settings": stage.settings(),
@@ -74,13 +74,13 @@ def job(stage: Any, model: Path, text: Path, home: Path, fingerprint: str = "che
     }
 
 
-def run_on(stage: Any, model: Path, home: Path, fingerprint: str = "check") -> Artifact:
+def run_on(stage: Any, model: Path, home: Path, fingerprint: str = "check", dtype: str = "float32") -> Artifact:
     """Run a stage on a model folder, in this process, with its proofs."""
     home.mkdir(parents=True, exist_ok=True)
     text = home / "text.txt"
     if not text.exists():
         write_text(text)
-    specification = stage.job(job(stage, model, text, home, fingerprint))
+    specification = stage.job(job(stage, model, text, home, fingerprint, dtype))
     artifact: Artifact = stage.run(specification, Events(home / "events.jsonl"))
     return artifact
 

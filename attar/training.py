@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from attar.attention import quick_attention
 from attar.divergence import HeadLoss, Objective, head_loss
 from attar.errors import BadInput, Cancelled, ProofFailed
 from attar.optimizer import MasterAdamW
@@ -109,7 +110,8 @@ def train(
             save_state(optimizer, alive, context.state)
             raise Cancelled(f"training was stopped after {step} of {settings.steps} steps, which are saved")
         ids_BT = torch.from_numpy(batch(windows, settings.batch, context.seed, step)).to(context.device)
-        losses = loss_of(student, teacher, ids_BT, settings)
+        with quick_attention(student, teacher, length=ids_BT.shape[1], device=context.device):
+            losses = loss_of(student, teacher, ids_BT, settings)
         losses.loss.backward()  # type: ignore[no-untyped-call]
         norms = optimizer.gradient_norms()
         norm = math.hypot(*norms.values())
@@ -128,13 +130,13 @@ def train(
 def loss_of(student: nn.Module, teacher: nn.Module | None, ids_BT: Tensor, settings: TrainingSettings) -> HeadLoss:
     """The objective on windows of token ids [batch, tokens], each token but the last predicting the next."""
     objective = Objective(settings.alpha, settings.temperature, settings.divergence, settings.mix)
-    inputs_BT, labels_N = ids_BT[:, :-1].contiguous(), ids_BT[:, 1:].reshape(-1)
+    labels_N = ids_BT[:, 1:].reshape(-1)
     teacher_NE = teacher_head_VE = None
     if teacher is not None and settings.alpha > 0:
         with torch.no_grad():
-            teacher_NE = _last_hidden(teacher, inputs_BT)
+            teacher_NE = _last_hidden(teacher, ids_BT)
         teacher_head_VE = _head(teacher).detach()
-    return head_loss(_last_hidden(student, inputs_BT), _head(student), labels_N, objective, teacher_NE, teacher_head_VE)
+    return head_loss(_last_hidden(student, ids_BT), _head(student), labels_N, objective, teacher_NE, teacher_head_VE)
 
 
 def batch(windows: npt.NDArray[np.int64], size: int, seed: int, step: int) -> npt.NDArray[np.int64]:
@@ -186,10 +188,10 @@ def _require_same_tokens(student: "Model", teacher: "Model") -> None:
 
 
 def _last_hidden(model: nn.Module, ids_BT: Tensor) -> Tensor:
-    """Hidden states after the final norm, [batch · tokens, width]."""
+    """Hidden states after the final norm of all tokens that have a next one, [batch · (tokens − 1), width]."""
     body: Any = model.model
     hidden: Tensor = body(input_ids=ids_BT, use_cache=False).last_hidden_state
-    return hidden.flatten(0, 1)
+    return hidden[:, :-1].flatten(0, 1)
 
 
 def _head(model: nn.Module) -> Tensor:

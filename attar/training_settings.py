@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from attar.facts import ModelFacts
 
-PROCESS = 800_000_000  # bytes of a process that has imported everything and computed a little
+PROCESS = 1_000_000_000  # bytes of a process that has imported everything and computed a little
 LEARNING = 14  # bytes a learning parameter takes beside its weight: fp32 master, two moments, bf16 gradient
 
 

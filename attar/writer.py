@@ -103,6 +103,8 @@ class Writer:
         if "quantization_config" in config:  # older readers look here
             quantize = json.dumps(config["quantization_config"], indent=2, sort_keys=True)
             (self.folder / "quantize_config.json").write_text(quantize + "\n")
+        for path in self.folder.iterdir():
+            path.chmod(0o644)  # the safetensors library makes files that nobody else may read
         for name in TOKENIZER_FILES:
             if (self.tokenizer_from / name).is_file():
                 shutil.copyfile(self.tokenizer_from / name, self.folder / name)

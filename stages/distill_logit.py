@@ -68,11 +68,11 @@ class Logit(TrainingSettings, Stage):
                 "the quantization, or recover the quantized model with finetune.scales"
             )
         if self.student == "previous":
-            return facts
+            return facts.changed(dtype="bfloat16")
         kept = self.kept(facts.layers)
         kinds = facts.config.get("layer_types")
         per_layer: dict[str, Any] = {"layer_types": [kinds[i] for i in kept]} if kinds else {}
-        return facts.changed(num_hidden_layers=len(kept), **per_layer)
+        return facts.changed(num_hidden_layers=len(kept), dtype="bfloat16", **per_layer)
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         return Cost(*self.estimate(self.plan(facts), teacher))

@@ -33,7 +33,7 @@ class Full(TrainingSettings, Stage):
                 "finetune.full: the incoming model holds packed integers, which do not learn; use finetune.scales, or "
                 "put finetune.full before the quantization"
             )
-        return facts
+        return facts.changed(dtype="bfloat16")
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         return Cost(*self.estimate(facts, teacher))

@@ -33,7 +33,7 @@ class Scales(TrainingSettings, Stage):
     unhashed: ClassVar[frozenset[str]] = frozenset({"save_every"})
 
     scales: Annotated[bool, Field(description="the scales of the groups learn")] = True
-    norms: Annotated[bool, Field(description="norm weights, and biases where there are any, learn")] = True
+    norms: Annotated[bool, Field(description="the norms' weights learn")] = True
     embeddings: Annotated[bool, Field(description="the embedding, and a head of its own, learn")] = True
     scale_learning_rate: Annotated[
         float, Field(gt=0, le=1, description="peak learning rate of the scales, which are far smaller than weights")
@@ -43,7 +43,7 @@ class Scales(TrainingSettings, Stage):
         """Whether a tensor of this name learns."""
         if tensor in (EMBEDDING, HEAD):
             return self.embeddings
-        return self.scales if tensor.endswith(".scales") else self.norms and tensor.endswith(("norm.weight", ".bias"))
+        return self.scales if tensor.endswith(".scales") else self.norms and tensor.endswith("norm.weight")
 
     def plan(self, facts: ModelFacts) -> ModelFacts:
         if facts.quantization is None:
@@ -53,7 +53,7 @@ class Scales(TrainingSettings, Stage):
             )
         if not (self.scales or self.norms or self.embeddings):
             raise BadInput("finetune.scales: scales, norms and embeddings are all off, so nothing would learn")
-        return facts
+        return facts.changed(dtype="bfloat16")
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         learning = sum(prod(fact.shape) for name, fact in facts.tensors().items() if self.learns(name))

@@ -31,8 +31,10 @@ def run_measure(spec: MeasureSpec, events: Events) -> Artifact:
         if found is not None:
             return found
         started = time.time()
+        corpus = open_corpus(spec.data, home / "store" / "dataset")
+        corpus.require_unchanged(spec.inputs)
         draft = store.draft("evaluation", spec.fingerprint)
-        result, hidden = _measure(spec, store, open_corpus(spec.data, home / "store" / "dataset"), events)
+        result, hidden = _measure(spec, store, corpus, events)
         (draft / RESULT).write_text(json.dumps(result, indent=1) + "\n")
         if spec.origin_evaluation is None:
             save_file(hidden, draft / HIDDEN)

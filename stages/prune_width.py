@@ -82,6 +82,7 @@ class Width(Stage):
             num_attention_heads=heads,
             num_key_value_heads=groups,
             head_dim=facts.head_dim,  # no longer hidden ÷ heads when heads go
+            dtype="bfloat16",
         )
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:

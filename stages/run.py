@@ -30,10 +30,12 @@ def run_stage(stage: Stage, spec: StageSpec, events: Events) -> Artifact:
         source = _open(store, spec.source.folder, spec.source.fingerprint)
         state = store.state(spec.fingerprint)
         state.mkdir(parents=True, exist_ok=True)
+        data = open_corpus(spec.data, home / "store" / "dataset")
+        data.require_unchanged(spec.inputs)
         context = Context(
             origin=Model(Path(spec.origin.folder), spec.origin.fingerprint),
             teacher=_open(store, spec.teacher.folder, spec.teacher.fingerprint) if spec.teacher else None,
-            data=open_corpus(spec.data, home / "store" / "dataset"),
+            data=data,
             device=spec.machine.device,
             dtype=spec.machine.dtype,
             seed=stage_seed(spec.seed, stage.stage),

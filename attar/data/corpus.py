@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +60,13 @@ class Corpus:
     def fingerprint(self, split: Split) -> str:
         """Hash of what the split says: of its texts, not of their names, places or order."""
         return hash_json({"packing": VERSION, "texts": sorted(_identity(d.text) for d in self.documents(split))})
+
+    def require_unchanged(self, inputs: Mapping[str, str]) -> None:
+        """Raise :class:`BadInput` if a split is no longer what a plan called it (``inputs["data.<split>"]``)."""
+        for split in SPLITS:
+            planned = inputs.get(f"data.{split}")
+            if planned is not None and planned != self.fingerprint(split):
+                raise BadInput(f"the {split} text has changed since this run was planned; run it again to plan anew")
 
     def windows(self, split: Split, tokenizer_file: Path, count: int, length: int, seed: int) -> "Windows":
         """int64 ``[<= count, length]``: documents shuffled by ``seed``, packed end to end, separated by end-of-text.

@@ -31,6 +31,8 @@ def kind(name: str) -> str:
         return "integers"
     if name.endswith("scales"):
         return "scales"
+    if name.endswith("bias"):
+        return "biases"
     return "embeddings" if "embed" in name or "lm_head" in name else "norms"
 
 
@@ -48,13 +50,13 @@ def test_keeps_the_contract(quantized: Path) -> None:
 
 def test_integers_stay_and_the_rest_moves(quantized: Path, tmp_path: Path) -> None:
     found = moved(quantized, run_on(Scales(**FAST), quantized, tmp_path).folder)
-    assert not any(found["integers"])
+    assert not any(found["integers"]) and not any(found["biases"])
     assert all(found["scales"]) and all(found["embeddings"]) and any(found["norms"])
 
 
 @pytest.mark.parametrize("switch", ["scales", "norms", "embeddings"])
 def test_each_kind_can_learn_alone(quantized: Path, tmp_path: Path, switch: str) -> None:
-    alone = {name: name == switch for name in ("scales", "norms", "embeddings")}
+    alone: dict[str, Any] = {name: name == switch for name in ("scales", "norms", "embeddings")}
     found = moved(quantized, run_on(Scales(**FAST, **alone), quantized, tmp_path).folder)
     assert {name for name, some in found.items() if any(some)} == {switch}
 
@@ -62,11 +64,11 @@ def test_each_kind_can_learn_alone(quantized: Path, tmp_path: Path, switch: str)
 def test_what_learns_is_named() -> None:
     stage = Scales()
     assert stage.learns("model.layers.0.mlp.up_proj.scales")
-    assert stage.learns("model.layers.0.self_attn.q_proj.bias")
     assert stage.learns("model.layers.0.self_attn.q_norm.weight") and stage.learns("model.norm.weight")
     assert stage.learns("model.embed_tokens.weight") and stage.learns("lm_head.weight")
     assert not stage.learns("model.layers.0.mlp.up_proj.qweight")
-    assert not Scales(norms=False).learns("model.layers.0.self_attn.q_proj.bias")
+    assert not stage.learns("model.layers.0.self_attn.q_proj.bias")
+    assert not Scales(norms=False).learns("model.norm.weight")
 
 
 def test_dense_models_are_refused(tmp_path: Path) -> None:

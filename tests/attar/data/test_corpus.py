@@ -137,3 +137,18 @@ def test_require_names_the_text_the_split_and_what_is_there(tmp_path: Path, toke
 def test_unknown_split_is_a_sentence() -> None:
     with pytest.raises(BadInput, match="possible: train, calibration, held-out, other"):
         Corpus([Document("a", "a", "text")], [], "a", "b").documents("test")  # type: ignore[arg-type]
+
+
+def test_text_that_changed_after_the_plan_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(
+        "\n\n".join(f"Paragraph {i}: " + "the quick brown fox jumps over the lazy dog. " * 6 for i in range(60))
+    )
+    planned = open_corpus(DataSettings(source=str(file)), tmp_path / "cache")
+    inputs = {"source": "abc", "data.train": planned.fingerprint("train")}
+    planned.require_unchanged(inputs)
+    file.write_text(file.read_text() + "\n\nOne more paragraph. " + "It says something else than all the others. " * 6)
+    changed = open_corpus(DataSettings(source=str(file)), tmp_path / "cache")
+    assert changed.fingerprint("train") != planned.fingerprint("train")
+    with pytest.raises(BadInput, match="train text has changed"):
+        changed.require_unchanged(inputs)
