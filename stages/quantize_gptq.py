@@ -49,14 +49,14 @@ class Gptq(Stage):
         bool, Field(description="shrink each group's range to where the rounding error (norm 2.4) is least")
     ] = True
     windows: Annotated[int, Field(ge=1, le=65536, description="calibration windows")] = 64
-    window: Annotated[int, Field(ge=8, le=32768, description="tokens in a calibration window")] = 512
+    length: Annotated[int, Field(ge=8, le=32768, description="tokens in a calibration window")] = 512
 
     def plan(self, facts: ModelFacts) -> ModelFacts:
         details = {"method": "gptq", "mse": self.mse, "act_order": self.act_order, "damping": self.damping}
         return packed_facts(facts, self.stage, self.bits, self.group_size, self.symmetric, details)
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
-        tokens = self.windows * self.window
+        tokens = self.windows * self.length
         widths = {"qkv": facts.hidden, "o": facts.heads * facts.head_dim, "gate": facts.hidden, "down": facts.ffn}
         hessians = facts.layers * tokens * sum(2 * width**2 for width in widths.values())
         solving = facts.layers * sum(6 * columns**2 * rows for rows, columns in linears(facts.config).values())
@@ -73,14 +73,14 @@ class Gptq(Stage):
         return Cost(flops=float(hessians + solving + forwards), memory=memory)
 
     def tokens(self) -> dict[Literal["train", "calibration"], tuple[int, int]]:
-        return {"calibration": (self.windows, self.window)}
+        return {"calibration": (self.windows, self.length)}
 
     def apply(self, source: Model, out: Writer, context: Context) -> None:
         from attar.layerwise import quantize_layers
         from attar.stream import LayerStream
 
         windows = context.data.windows(
-            "calibration", source.tokenizer_file, self.windows, self.window, seed=context.seed
+            "calibration", source.tokenizer_file, self.windows, self.length, seed=context.seed
         )
         stream = LayerStream(source, windows, context.torch_dtype, context.device)
         lost, lost_to_nearest = 0.0, 0.0

@@ -44,7 +44,7 @@ save_file(found, result)
 @pytest.mark.parametrize(
     ("stage", "family"),
     [
-        (Gptq(group_size=32, windows=4, window=64), "llama"),
+        (Gptq(group_size=32, windows=4, length=64), "llama"),
         (RoundToNearest(group_size=64, symmetric=True), "qwen2"),
     ],
     ids=["gptq-asymmetric-llama", "rtn-symmetric-qwen2-with-biases"],

@@ -22,7 +22,7 @@ from stages.base import Stage
 from stages.quantize_gptq import Gptq
 from stages.quantize_rtn import RoundToNearest
 
-GPTQ = Gptq(group_size=32, windows=8, window=64)
+GPTQ = Gptq(group_size=32, windows=8, length=64)
 RTN = RoundToNearest(group_size=32)
 
 
@@ -56,7 +56,7 @@ def test_gptq_keeps_the_function_better_than_rtn_and_says_so(tmp_path: Path) -> 
     folder, home = tiny_model(tmp_path / "model"), tmp_path / "home"
     artifacts = {
         stage.stage: run_on(stage, folder, home, fingerprint=stage.stage)
-        for stage in (Gptq(group_size=32, windows=32, window=64), RTN)
+        for stage in (Gptq(group_size=32, windows=32, length=64), RTN)
     }
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     ids = torch.tensor(tokenizer.encode((home / "text.txt").read_text()).ids[:2048]).view(-1, 64)

@@ -18,7 +18,7 @@ from stages.quantize_rtn import RoundToNearest
 STAGES: dict[str, Stage] = {
     "prune": Width(ffn=0.3, windows=2, length=32),
     "rtn": RoundToNearest(),
-    "gptq": Gptq(windows=2, window=32),
+    "gptq": Gptq(windows=2, length=32),
     "full": Full(alpha=0.0, train_tokens=64, batch=1, length=32, learning_rate=1e-3),
 }
 
