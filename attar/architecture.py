@@ -15,13 +15,16 @@ class Family:
 
     qkv_bias: bool = False  # Qwen2 has biases on q, k and v only
     qk_norm: bool = False  # Qwen3 normalises every head of q and k
+    # What transformers takes where a config does not say: None means hidden ÷ heads, and as many as there are heads.
+    head_dim: int | None = None
+    kv_heads: int | None = None
 
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(),
-    "mistral": Family(),
-    "qwen2": Family(qkv_bias=True),
-    "qwen3": Family(qk_norm=True),
+    "mistral": Family(kv_heads=8),
+    "qwen2": Family(qkv_bias=True, kv_heads=32),
+    "qwen3": Family(qk_norm=True, head_dim=128, kv_heads=32),
 }
 
 LAYERS = "model.layers"
@@ -47,12 +50,14 @@ def family(config: Mapping[str, Any]) -> Family:
 
 def head_dim(config: Mapping[str, Any]) -> int:
     """Width of one attention head."""
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    default = family(config).head_dim or config["hidden_size"] // config["num_attention_heads"]
+    return int(config.get("head_dim") or default)
 
 
 def kv_heads(config: Mapping[str, Any]) -> int:
     """Number of key/value heads; equals the number of heads where attention is not grouped."""
-    return int(config.get("num_key_value_heads") or config["num_attention_heads"])
+    absent = family(config).kv_heads if "num_key_value_heads" not in config else None
+    return int(config.get("num_key_value_heads") or absent or config["num_attention_heads"])
 
 
 def linears(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
@@ -91,3 +96,13 @@ def tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     if not config.get("tie_word_embeddings"):
         shapes[HEAD] = (vocabulary, hidden)
     return shapes
+
+
+def require_full_attention(config: Mapping[str, Any], length: int, stage: str) -> None:
+    """Refuse calibration windows longer than the window a model attends over: they are computed with full attention."""
+    window = config.get("sliding_window", 4096 if config.get("model_type") == "mistral" else None)
+    if window and config.get("use_sliding_window", True) and length > window:
+        raise BadInput(
+            f"{stage}: length={length} is longer than the {window} tokens that the model's attention slides over; "
+            f"the longest calibration window is {window}"
+        )

@@ -48,7 +48,8 @@ def weight_files(folder: Path) -> dict[str, Path]:
         places = read_json(folder / INDEX).get("weight_map")
         if not isinstance(places, dict) or not all(_plain(name) for name in places.values()):
             raise BadInput(f"{folder / INDEX} has no usable weight_map")
-        return {tensor: folder / name for tensor, name in places.items()}
+        found = {str(tensor): folder / name for tensor, name in places.items()}
+        return found if any(path.exists() for path in found.values()) else {}
     if (folder / WEIGHTS).is_file():
         return dict.fromkeys(header(folder / WEIGHTS), folder / WEIGHTS)
     return {}
@@ -122,11 +123,25 @@ def read_facts(folder: Path, task: str = "causal-lm") -> ModelFacts:
         facts = facts.changed(dtype=names[code], torch_dtype=None)
     for problem in _contradictions(facts, stored):
         raise BadInput(f"{folder}: {problem}")
-    on_disk = sum(path.stat().st_size for path in set(files.values()))
+    # Headers and index, and no surplus tensor: the reference of a ratio counts what the config asks for.
+    overhead = sum(_header_bytes(path) for path in set(files.values()))
     if (folder / INDEX).is_file():
-        on_disk += (folder / INDEX).stat().st_size
-    overhead = on_disk - sum(fact.bytes for fact in facts.tensors().values())
+        overhead += (folder / INDEX).stat().st_size
     return ModelFacts(facts.config, task, facts.tokenizer, facts.side_bytes + overhead, True)
+
+
+def stored_tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name → (safetensors dtype, shape) of every tensor that the folder's files really hold."""
+    return {
+        name: (entry["dtype"], tuple(entry["shape"]))
+        for path in sorted(set(weight_files(folder).values()))
+        for name, entry in header(path).items()
+    }
+
+
+def _header_bytes(path: Path) -> int:
+    with open(path, "rb") as file:
+        return int(8 + struct.unpack("<Q", file.read(8))[0])
 
 
 def _contradictions(facts: ModelFacts, stored: dict[str, dict[str, Any]]) -> Iterator[str]:

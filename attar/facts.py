@@ -90,10 +90,14 @@ class ModelFacts:
         q = self.config.get("quantization_config")
         if q is None:
             return None
-        if q.get("quant_method") != "gptq" or q.get("desc_act"):
+        known = {"quant_method": ("gptq",), "checkpoint_format": ("gptq", None), "bits": (4,)}
+        strange = [key for key, values in known.items() if q.get(key) not in values]
+        strange += [key for key in ("desc_act", "dynamic", "lm_head") if q.get(key)]
+        if strange or not isinstance(q.get("group_size"), int) or q["group_size"] < 1:
+            key = strange[0] if strange else "group_size"
             raise BadInput(
-                f"the model is quantized as {q.get('quant_method')!r} (desc_act={q.get('desc_act')}); "
-                "Attar opens dense checkpoints and GPTQ without desc_act"
+                f"the model is quantized with {key}={q.get(key)!r}, which Attar does not read; it opens dense "
+                "checkpoints and 4-bit GPTQ (checkpoint_format gptq, groups, no desc_act, dense head)"
             )
         return Quantization(int(q["bits"]), int(q["group_size"]), bool(q.get("sym", True)))
 

@@ -1,13 +1,14 @@
 """Turns what is no safetensors folder into one: dequantizes a GGUF, makes a random model, fetches a hub id."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from attar.checkpoint import read_json
+from attar.checkpoint import INDEX, WEIGHTS, read_json
 from attar.errors import BadInput
 from attar.events import Events
 from attar.sources import Source
@@ -21,18 +22,24 @@ def import_source(source: Source, store: Store, events: Events) -> None:
         from huggingface_hub import snapshot_download
 
         name, commit = source.repo
-        snapshot_download(name, revision=commit, allow_patterns=["*.safetensors", "*.safetensors.index.json"])
+        index = source.folder / INDEX  # here already
+        sharded = set(read_json(index)["weight_map"].values()) if index.is_file() else set()
+        snapshot_download(name, revision=commit, allow_patterns=sorted(sharded) or [WEIGHTS])
         return
     with store.lock(source.fingerprint):
         if store.find("model", source.fingerprint) is not None:
             return
         started = time.time()
         draft = store.draft("model", source.fingerprint)
-        if source.kind == "gguf":
-            assert source.file is not None
-            _from_gguf(source.file, draft, events)
-        else:
-            tiny_model(draft)
+        try:
+            if source.kind == "gguf":
+                assert source.file is not None
+                _from_gguf(source.file, draft, events)
+            else:
+                tiny_model(draft)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
         manifest = {"stage": "import", "spec": source.spec, "inputs": {}, "seconds": time.time() - started}
         store.commit("model", source.fingerprint, draft, manifest)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
+from attar import architecture
 from attar.errors import Cancelled
 from attar.grid import Grid
 from attar.packed import PackedLinear
@@ -46,7 +47,7 @@ def quantize_layers(
             out.packed(layer.prefix + name, codes, grid.scales, grid.zeros)
             _put(layer.module, name, codes, grid, stream.dtype)
         weights = {f"{layer.prefix}{name}.weight" for name in found}
-        for full in stream.source.names:
+        for full in architecture.tensors(stream.source.facts.config):
             if full.startswith(layer.prefix) and full not in weights:
                 out.tensor(full, stream.source.tensor(full))
         progress(layer.index + 1, len(stream), "layers")

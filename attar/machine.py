@@ -1,9 +1,12 @@
 """What machine this is: threads, dtypes, devices, versions. Torch-free unless a GPU is asked about."""
 
+import ctypes
 import os
 import platform
 import resource
 import shutil
+import signal
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,12 +16,23 @@ import psutil
 
 from attar.errors import BadInput
 
+PR_SET_PDEATHSIG = 1
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "datasets", "numpy", "gptqmodel")
 
 
 def threads() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Threads to compute with: the processors this process may use, or fewer if ``OMP_NUM_THREADS`` says so."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(found, int(asked)) if asked.isdigit() and int(asked) else found
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to end this process when the process ``parent``, which started it, ends; however that happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was gone before we asked
+            os._exit(130)
 
 
 @cache
@@ -58,8 +72,10 @@ def resolve_device(asked: str) -> str:
 
 
 def gpu_count() -> int:
-    """CUDA devices the driver shows, without loading torch."""
+    """CUDA devices that the driver shows and this build of torch can use, without loading torch."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return 0
+    if version("torch").endswith("+cpu"):  # a GPU that this build of torch cannot use
         return 0
     devices = len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or len(list(Path("/dev").glob("nvidia[0-9]*")))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

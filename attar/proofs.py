@@ -3,6 +3,7 @@
 A stage that did nothing, or broke the model, ends here with a sentence; nothing of it reaches the store.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from attar import probe
-from attar.checkpoint import read_facts, weight_files
+from attar.checkpoint import read_facts, stored_tensors, weight_files
 from attar.errors import BadInput, ProofFailed
 from attar.facts import ModelFacts
+from attar.machine import die_with_parent
 from attar.model import Model
 from attar.writer import Writer
 
@@ -29,10 +31,10 @@ def prove(trains: bool, source: Model, promised: ModelFacts, writer: Writer, dev
         facts = read_facts(folder, promised.task)
     except BadInput as error:
         raise ProofFailed(f"the saved model does not open: {error}") from None
-    written = {name: fact.bytes for name, fact in promised.tensors().items()}
-    stored = {name: fact.bytes for name, fact in facts.tensors().items()}
-    if written != stored:
-        raise ProofFailed(f"the saved tensors differ from the plan: {_first_difference(written, stored)}")
+    asked = {name: (fact.dtype, fact.shape) for name, fact in promised.tensors().items()}
+    stored = stored_tensors(folder)
+    if asked != stored:
+        raise ProofFailed(f"the saved tensors differ from the plan: {_first_difference(asked, stored)}")
     _finite(folder)
     changed = _changed(trains, source, folder, facts)
     difference = _reopens(writer, facts)
@@ -76,7 +78,14 @@ def _reopens(writer: Writer, facts: ModelFacts) -> float:
     script = Path(__file__).with_name("reopen.py")
     command = [sys.executable, "-P", "-W", "ignore", str(script), str(writer.folder), str(exchange)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        parent = os.getpid()
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: die_with_parent(parent),
+        )
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise ProofFailed(f"the saved model does not open in a fresh process: {reason}")
@@ -93,8 +102,6 @@ def _reopens(writer: Writer, facts: ModelFacts) -> float:
     return difference
 
 
-def _first_difference(written: dict[str, int], stored: dict[str, int]) -> str:
-    for name in sorted(set(written) | set(stored)):
-        if written.get(name) != stored.get(name):
-            return f"{name} was promised as {written.get(name, 0)} bytes and is {stored.get(name, 0)}"
-    return "nothing"
+def _first_difference(asked: dict[str, Any], stored: dict[str, Any]) -> str:
+    name = next(n for n in sorted(set(asked) | set(stored)) if asked.get(n) != stored.get(n))
+    return f"{name} was promised as {asked.get(name, 'nothing')} and is {stored.get(name, 'missing')}"

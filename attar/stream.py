@@ -79,7 +79,8 @@ class LayerStream:
     def _load(self, index: int) -> nn.Module:
         prefix = f"{architecture.LAYERS}.{index}."
         module: nn.Module = self.model.model.layers[index]
-        state = {n.removeprefix(prefix): self._stored(n) for n in self.source.names if n.startswith(prefix)}
+        names = [name for name in architecture.tensors(self.source.facts.config) if name.startswith(prefix)]
+        state = {name.removeprefix(prefix): self._stored(name) for name in names}
         state = {name: tensor.to(self.device, self.dtype) for name, tensor in state.items()}
         module.load_state_dict(state, assign=True)
         return module.eval().requires_grad_(False)

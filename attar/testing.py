@@ -13,6 +13,7 @@ from typing import Any
 from attar.checkpoint import read_facts
 from attar.data import DataSettings
 from attar.events import Events
+from attar.sources import folder_fingerprint
 from attar.store import Artifact, Store
 from attar.tiny import tiny_model
 
@@ -57,7 +58,7 @@ def write_text(file: Path) -> Path:
 
 def job(stage: Any, model: Path, text: Path, home: Path, fingerprint: str, dtype: str) -> dict[str, Any]:
     """The job of running ``stage`` on a model folder, as the child process would be told it."""
-    reference = {"folder": str(model), "fingerprint": "source"}
+    reference = {"folder": str(model), "fingerprint": folder_fingerprint(model, home)}
     return {
         "do": "stage",
         "home": str(home),
@@ -70,7 +71,7 @@ def job(stage: Any, model: Path, text: Path, home: Path, fingerprint: str, dtype
         "origin": reference,
         "teacher": reference if "teacher" in stage.uses else None,
         "data": DataSettings(source=str(text)).model_dump(),
-        "inputs": {"source": "source"},
+        "inputs": {"source": reference["fingerprint"]},
     }
 
 

@@ -101,7 +101,7 @@ def train(
         settings.weight_decay,
         decayed=frozenset(n for n, p in learning.items() if p.ndim == 2 and n.endswith("weight")),
     )
-    started_as = {name: _digest(master) for name, master in optimizer.masters.items()}
+    started_as = {name: _digest(master, name) for name, master in optimizer.masters.items()}
     alive: set[str] = set()  # parameters that ever got a gradient other than zero
     load_state(optimizer, alive, context)
     tokens_a_step = settings.batch * settings.length
@@ -123,7 +123,7 @@ def train(
         context.progress((step + 1) * tokens_a_step, settings.steps * tokens_a_step, "tokens")
         if (step + 1) % settings.save_every == 0 and step + 1 < settings.steps:
             save_state(optimizer, alive, context.state)
-    _require_movement(optimizer, started_as, alive)
+    _require_movement(optimizer, started_as, alive, context)
     optimizer.publish()
 
 
@@ -200,8 +200,19 @@ def _head(model: nn.Module) -> Tensor:
     return weight
 
 
-def _digest(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+def _digest(master: Tensor, name: str) -> int:
+    """Of the parameter as it will be stored: what only moved in fp32 has not moved for any reader."""
+    stored = master.detach().cpu().to(torch.float16 if name.endswith(".scales") else torch.bfloat16)
+    return zlib.crc32(stored.contiguous().view(torch.uint8).numpy().data)
+
+
+def _kind(name: str) -> str:
+    """Parameters that play the same part and learn at the same rate."""
+    if name.endswith((".scales", ".bias")):
+        return name.rpartition(".")[2]
+    if "norm" in name:
+        return "norms"
+    return "embedding" if "embed" in name or name.startswith("lm_head") else "weights"
 
 
 def _report(
@@ -227,16 +238,22 @@ def _require_numbers(losses: HeadLoss, norm: float, step: int, settings: Trainin
     )
 
 
-def _require_movement(optimizer: MasterAdamW, started_as: Mapping[str, int], alive: set[str]) -> None:
+def _require_movement(
+    optimizer: MasterAdamW, started_as: Mapping[str, int], alive: set[str], context: Surroundings
+) -> None:
     silent = [name for name in optimizer.parameters if name not in alive]
     if silent:
         raise ProofFailed(
             f"{len(silent)} of {len(optimizer.parameters)} tensors that should learn never got a gradient other than "
             f"zero, {silent[0]} for one"
         )
-    still = [name for name, master in optimizer.masters.items() if _digest(master) == started_as[name]]
-    if still:
-        raise ProofFailed(
-            f"{len(still)} of {len(optimizer.parameters)} tensors that should learn did not move, {still[0]} for one; "
-            "try a higher learning_rate or more train_tokens"
-        )
+    moved = {_kind(n) for n, master in optimizer.masters.items() if _digest(master, n) != started_as[n]}
+    still = sorted({_kind(name) for name in optimizer.parameters} - moved)
+    text = (
+        f"the {' and '.join(still)} should learn, and not one of them moved by as much as its stored precision; "
+        "try a higher learning rate or more train_tokens"
+    )
+    if set(still) - {"norms", "bias"}:
+        raise ProofFailed(text)
+    if still:  # values near 1 whose bf16 steps are wide: a gentle training may leave them
+        context.log(text, level="warning")

@@ -75,8 +75,8 @@ class TrainingSettings(BaseModel):
         """Split → (windows, tokens a window) that the training asks for."""
         return {"train": (self.windows, self.length)}
 
-    def estimate(self, student: ModelFacts, teacher: ModelFacts, learning: int | None = None) -> tuple[float, int]:
-        """FLOPs of all steps, and bytes at the peak of the process.
+    def estimate(self, student: ModelFacts, teacher: ModelFacts, learning: int | None = None) -> tuple[float, int, int]:
+        """FLOPs of all steps, bytes at the peak of the process, and bytes of the saved state.
 
         Args:
             student, teacher: facts.
@@ -90,4 +90,4 @@ class TrainingSettings(BaseModel):
         kept = student.layers * (12 * student.hidden + 5 * student.ffn) * 2
         logits = 512 * student.vocabulary * 2 * 2
         memory = PROCESS + weights + self.batch * self.length * kept + logits
-        return float(self.windows * self.length * per_token), memory
+        return float(self.windows * self.length * per_token), memory, 12 * learning  # fp32 master and two moments

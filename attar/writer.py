@@ -76,6 +76,8 @@ class Writer:
         for holder in modules.values():
             if isinstance(holder, PackedLinear):
                 holder.scales.data = holder.scales.data.half().float()
+                if holder.bias is not None:
+                    holder.bias.data = holder.bias.data.to(torch.bfloat16)
         self.probe(probe.logits(model.float().eval(), self.facts.vocabulary))
 
     def probe(self, logits: torch.Tensor) -> None:

@@ -24,6 +24,7 @@ QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "PYTHONUNBUFFERED": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it a GPU's matmuls are not reproducible
 }
 
 Watch = Callable[[Event], None]
@@ -51,6 +52,7 @@ def run_child(spec: Spec, folder: Path, title: str, watch: Watch = lambda event:
     file.write_text(spec.model_dump_json(indent=1))
     threads = str(spec.machine.threads)
     environment = {**os.environ, **QUIET, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    environment["ATTAR_PARENT"] = str(os.getpid())
     follower = _Follower(Path(spec.events), watch)
     log = folder / "log.txt"
     with open(log, "ab") as output:

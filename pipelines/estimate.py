@@ -20,10 +20,11 @@ PROCESS_BYTES = 500_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds, and bytes at the peak of the process."""
+    """Seconds, bytes at the peak of the process, and bytes of training state on disk."""
 
     seconds: float
     memory: int
+    state: int = 0
 
 
 def speed(machine: Machine) -> float:
@@ -37,7 +38,8 @@ def speed(machine: Machine) -> float:
 def estimate_stage(stage: Stage, source: ModelFacts, teacher: ModelFacts, machine: Machine) -> Estimate:
     """Time and memory of one stage's process."""
     cost = stage.cost(source, teacher)
-    return Estimate(START_SECONDS + cost.flops / speed(machine), cost.memory + PROCESS_BYTES)
+    reopened = PROCESS_BYTES + 4 * stage.plan(source).parameters  # the proof opens the result in fp32, on the CPU
+    return Estimate(START_SECONDS + cost.flops / speed(machine), max(cost.memory + PROCESS_BYTES, reopened), cost.state)
 
 
 def estimate_measure(suite: Suite, model: ModelFacts, origin: ModelFacts, machine: Machine) -> Estimate:

@@ -219,7 +219,7 @@ class _Chain:
         }
         environment: dict[str, Any] = {"device": self.machine.device, "dtype": self.machine.dtype}
         if self.recipe.measure.speed:
-            environment["threads"] = self.machine.threads
+            environment |= {"threads": self.machine.threads, "processor": hardware.cpu_name()}
         evaluation = self.recipe.measure.fingerprint(evaluation_inputs, environment)
         teacher_facts = (teacher or self.origin).facts
         return Step(
@@ -249,6 +249,12 @@ class _Chain:
             teacher = source
         else:
             teacher = open_model(spec, self.recipe.task, self.home, complete, watch)
+        unchanged = stage.plan(source.facts).changed(dtype=None) == source.facts.changed(dtype=None)
+        if teacher.ref.fingerprint == source.ref.fingerprint and unchanged and getattr(stage, "alpha", 0) == 1:
+            raise BadInput(
+                f"stages.{index}: {stage.stage}: the teacher {spec} is the very model that would learn, so there is "
+                "nothing to learn at alpha=1; put the stage after one that changes the model, or lower alpha"
+            )
         same = teacher.facts.tokenizer == source.facts.tokenizer
         if not same or teacher.facts.vocabulary != source.facts.vocabulary:
             raise BadInput(
@@ -262,8 +268,7 @@ def _disk(steps: list[Step]) -> int:
     """Bytes the uncached steps write: all their models, and the largest training state (kept twice while saved)."""
     to_run = [step for step in steps if not step.cached]
     models = sum(step.facts.bytes for step in to_run)
-    # fp32 masters and two moments per parameter, written beside the previous state before that is removed
-    states = [2 * 12 * step.facts.parameters for step in to_run if step.stage is not None and step.stage.trains]
+    states = [2 * step.work.state for step in to_run]  # the new one is written before the old one is removed
     return models + max(states, default=0)
 
 

@@ -21,6 +21,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no plain text", key.start_mark)
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 problem = f"the key {key.value!r} is there twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
@@ -45,13 +47,13 @@ for _tag, _pattern, _first in (
 
 def read_text(path: Path) -> str:
     """Text of a recipe file, or a sentence."""
-    if not path.exists():
-        raise BadInput(f"the recipe {path} does not exist")
-    if path.is_dir():
-        raise BadInput(f"the recipe {path} is a folder; give the YAML file inside it")
-    if not path.is_file() or path.stat().st_size > MAX_BYTES:
-        raise BadInput(f"the recipe {path} is not a text file of at most {MAX_BYTES:,} bytes")
     try:
+        if not path.exists():
+            raise BadInput(f"the recipe {path} does not exist")
+        if path.is_dir():
+            raise BadInput(f"the recipe {path} is a folder; give the YAML file inside it")
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            raise BadInput(f"the recipe {path} is not a text file of at most {MAX_BYTES:,} bytes")
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(f"the recipe {path} is not UTF-8 text (byte {error.start})") from None

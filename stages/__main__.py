@@ -1,23 +1,30 @@
 """The child process: ``python -m stages SPEC.json`` does one job and tells its parent through ``events.jsonl``."""
 
-import ctypes
+import os
 import signal
 import sys
 import traceback
 import warnings
 from pathlib import Path
+from threading import Event
+from types import FrameType
 
+from attar import machine
 from attar.errors import AttarError, BadInput
 from attar.events import Events
 from stages import parse
 from stages.spec import ImportSpec, MeasureSpec, Spec, StageSpec, read_spec
 
-PR_SET_PDEATHSIG = 1
+PARENT = "ATTAR_PARENT"  # the process that started this one
+SAVING_SECONDS = 10  # less than the parent's patience
+
+stop = Event()
 
 
 def main(path: Path) -> int:
     """Do the job in ``path``; the exit code is that of the error, 0 when all went well."""
-    _die_with_parent()
+    if PARENT in os.environ:
+        machine.die_with_parent(int(os.environ[PARENT]))
     spec = read_spec(path)
     events = Events(Path(spec.events))
     try:
@@ -48,7 +55,7 @@ def _do(spec: Spec, events: Events) -> dict[str, str]:
     home = Path(spec.home)
     match spec:
         case StageSpec():
-            parse(spec.settings).run(spec, events)
+            parse(spec.settings).run(spec, events, cancelled=stop.is_set)
         case MeasureSpec():
             from stages.measure import run_measure
 
@@ -62,12 +69,16 @@ def _do(spec: Spec, events: Events) -> dict[str, str]:
     return {"fingerprint": spec.fingerprint}
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, however that happens."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _asked_to_stop(number: int, frame: FrameType | None) -> None:
+    """Let a training save its step first; what does not look at ``stop`` is interrupted some seconds later."""
+    if stop.is_set():
+        raise KeyboardInterrupt
+    stop.set()
+    signal.alarm(SAVING_SECONDS)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for _number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(_number, _asked_to_stop)
+    signal.signal(signal.SIGALRM, _asked_to_stop)
     sys.exit(main(Path(sys.argv[1])))

@@ -28,10 +28,12 @@ Use = Literal["teacher", "train", "calibration"]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage will take, as estimates: FLOPs in the compute dtype, and bytes at the peak of its process."""
+    """What a stage will take, as estimates: FLOPs in the compute dtype, bytes at the peak of its process, and bytes
+    of the state that it saves while it trains."""
 
     flops: float
     memory: int
+    state: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,11 @@ class Stage(BaseModel):
         return StageSpec(**data)
 
     @final
-    def run(self, job: StageSpec, events: Events) -> Artifact:
+    def run(self, job: StageSpec, events: Events, cancelled: Callable[[], bool] = lambda: False) -> Artifact:
         """The whole life of the stage, from opened inputs to a proven artifact; ``job.settings`` are this stage's."""
         from stages.run import run_stage
 
-        return run_stage(self, job, events)
+        return run_stage(self, job, events, cancelled)
 
     def teacher_spec(self) -> str | None:
         """Which model teaches: ``origin``, ``previous``, or a model as a recipe names it."""
@@ -118,8 +120,13 @@ class Stage(BaseModel):
         return self.model_dump(mode="json")
 
     def fingerprint(self, inputs: dict[str, str], dtype: str, seed: int) -> str:
-        """Name of the artifact this stage makes from these inputs (role → fingerprint)."""
-        differing = self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.unhashed) | {"stage"})
+        """Name of the artifact this stage makes from these inputs (role → fingerprint).
+
+        The teacher counts by what it is, among the inputs, and not by how the recipe spells it.
+        """
+        differing = self.model_dump(
+            mode="json", exclude_defaults=True, exclude=set(self.unhashed) | {"stage", "teacher"}
+        )
         return hash_json(
             {
                 "stage": self.stage,

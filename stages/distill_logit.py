@@ -89,6 +89,8 @@ class Logit(TrainingSettings, Stage):
             for index, layer in enumerate(student.model.layers):
                 layer.self_attn.layer_idx = index
             student.config.num_hidden_layers = len(student.model.layers)
+            if "layer_types" in out.facts.config:
+                student.config.layer_types = list(out.facts.config["layer_types"])
         student.requires_grad_(True)
         fit(student, source, self, context)
         out.module(student)

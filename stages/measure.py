@@ -1,7 +1,9 @@
 """Measures one model and stores the result as an evaluation artifact beside it; never touches the model."""
 
 import json
+import shutil
 import time
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from attar import architecture, machine
 from attar.data import Corpus, Split, open_corpus
+from attar.errors import StageFailed
 from attar.events import Events
 from attar.footprint import measure_speed
+from attar.inputs import open_model
 from attar.model import Model
 from attar.quality import Reference, TextQuality, measure_text
 from attar.store import Artifact, Store
@@ -33,11 +37,16 @@ def run_measure(spec: MeasureSpec, events: Events) -> Artifact:
         started = time.time()
         corpus = open_corpus(spec.data, home / "store" / "dataset")
         corpus.require_unchanged(spec.inputs)
+        model, origin = open_model(spec.model, store), open_model(spec.origin, store)
         draft = store.draft("evaluation", spec.fingerprint)
-        result, hidden = _measure(spec, store, corpus, events)
-        (draft / RESULT).write_text(json.dumps(result, indent=1) + "\n")
-        if spec.origin_evaluation is None:
-            save_file(hidden, draft / HIDDEN)
+        try:
+            result, hidden = _measure(spec, model, origin, store, corpus, events)
+            (draft / RESULT).write_text(json.dumps(result, indent=1) + "\n")
+            if spec.origin_evaluation is None:
+                save_file(hidden, draft / HIDDEN)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
         manifest = {
             "suite": spec.suite.model_dump(),
             "inputs": spec.inputs,
@@ -49,9 +58,9 @@ def run_measure(spec: MeasureSpec, events: Events) -> Artifact:
 
 
 def _measure(
-    spec: MeasureSpec, store: Store, corpus: Corpus, events: Events
+    spec: MeasureSpec, model_on_disk: Model, origin: Model, store: Store, corpus: Corpus, events: Events
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    suite, model_on_disk, origin = spec.suite, Model(Path(spec.model.folder)), Model(Path(spec.origin.folder))
+    suite = spec.suite
     dtype = getattr(torch, spec.machine.dtype)
     model = model_on_disk.materialize(dtype, spec.machine.device)
     speed = measure_speed(model, model_on_disk.facts.vocabulary, suite) if suite.speed else None
@@ -73,6 +82,12 @@ def _measure(
     for text, ids in windows.items():
         reference = Reference(kept[text], _head(origin, dtype, spec.machine.device)) if kept else None
         qualities[text], hidden[text] = measure_text(model, torch.from_numpy(ids), reference, progress)
+    for text, quality in qualities.items():
+        if not all(isfinite(value) for value in (quality.perplexity, quality.kl or 0.0)):
+            raise StageFailed(
+                f"the model's logits on the {text} text are not finite in {spec.machine.dtype}, so it is no model any "
+                "more (or overflows in that dtype: try dtype=float32)"
+            )
     itself = spec.origin_evaluation is None
     result = {
         "perplexity": {t: q.perplexity for t, q in qualities.items()},

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from attar.architecture import require_full_attention
 from attar.errors import BadInput
 from attar.facts import ModelFacts
 from stages.base import Context, Cost, Stage, Use
@@ -71,11 +72,15 @@ class Width(Stage):
                 f"prune.width: attention={self.attention} leaves none of {facts.kv_heads} KV groups; "
                 f"the largest that leaves one is {1 - 1 / facts.kv_heads:.3f}"
             )
-        if (channels, groups) == (facts.ffn, facts.kv_heads):
-            raise BadInput(
-                f"prune.width: ffn={self.ffn}, attention={self.attention} removes nothing from {facts.ffn} channels "
-                f"(rounded to {self.multiple_of}) and {facts.kv_heads} KV groups; ask for more or take the stage out"
-            )
+        for name, asked, left, all_of, what in (
+            ("ffn", self.ffn, channels, facts.ffn, f"channels at multiple_of={self.multiple_of}"),
+            ("attention", self.attention, groups, facts.kv_heads, "KV groups"),
+        ):
+            if left == all_of and (asked or not (self.ffn or self.attention)):
+                raise BadInput(
+                    f"prune.width: {name}={asked} removes nothing of {all_of} {what}; ask for more or for nothing of it"
+                )
+        require_full_attention(facts.config, self.length, "prune.width")
         heads = facts.heads // facts.kv_heads * groups
         return facts.changed(
             intermediate_size=channels,

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 
 from attar import machine
 from attar.data import open_corpus
-from attar.errors import AttarError, Cancelled
+from attar.errors import Cancelled
 from attar.events import Events
+from attar.inputs import open_model
 from attar.model import Model
 from attar.proofs import prove
 from attar.store import Artifact, Store
@@ -19,38 +21,38 @@ from stages.base import Context, Stage, stage_seed
 from stages.spec import StageSpec
 
 
-def run_stage(stage: Stage, spec: StageSpec, events: Events) -> Artifact:
+def run_stage(stage: Stage, spec: StageSpec, events: Events, cancelled: Callable[[], bool] = lambda: False) -> Artifact:
     """Make the artifact ``spec.fingerprint`` unless the store has it; a failed proof leaves nothing behind."""
     home = Path(spec.home)
     store = Store(home / "store")
     with store.lock(spec.fingerprint):
+        state = store.state(spec.fingerprint)
         found = store.find("model", spec.fingerprint)
         if found is not None:
+            shutil.rmtree(state, ignore_errors=True)  # of a process that died after its last rename
             return found
-        source = _open(store, spec.source.folder, spec.source.fingerprint)
-        state = store.state(spec.fingerprint)
+        source, origin = open_model(spec.source, store), open_model(spec.origin, store)
         state.mkdir(parents=True, exist_ok=True)
         data = open_corpus(spec.data, home / "store" / "dataset")
         data.require_unchanged(spec.inputs)
         context = Context(
-            origin=Model(Path(spec.origin.folder), spec.origin.fingerprint),
-            teacher=_open(store, spec.teacher.folder, spec.teacher.fingerprint) if spec.teacher else None,
+            origin=origin,
+            teacher=open_model(spec.teacher, store) if spec.teacher else None,
             data=data,
             device=spec.machine.device,
             dtype=spec.machine.dtype,
             seed=stage_seed(spec.seed, stage.stage),
             state=state,
             events=events,
-            cancelled=lambda: False,
+            cancelled=cancelled,
         )
         draft = store.draft("model", spec.fingerprint)
         try:
             return _make(stage, source, context, store, draft, spec)
-        except (AttarError, KeyboardInterrupt) as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            if isinstance(error, KeyboardInterrupt):
-                raise Cancelled(f"{stage.stage} was cancelled; its saved training state is kept") from None
-            raise
+        except KeyboardInterrupt:
+            raise Cancelled(f"{stage.stage} was cancelled; what training had saved is kept") from None
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)  # renamed away when all went well
 
 
 def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Path, spec: StageSpec) -> Artifact:
@@ -86,10 +88,3 @@ def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Pa
     artifact = store.commit("model", spec.fingerprint, draft, manifest)
     shutil.rmtree(context.state, ignore_errors=True)
     return artifact
-
-
-def _open(store: Store, folder: str, fingerprint: str) -> Model:
-    """A model as input; what came out of the store is verified byte for byte before it is used."""
-    if store.find("model", fingerprint) is not None:
-        store.open("model", fingerprint)
-    return Model(Path(folder), fingerprint)

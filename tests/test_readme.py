@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = [path for room in ("attar", "stages", "pipelines", "benchmarks") for path in sorted((ROOT / room).rglob("*.py"))]
+ROOMS = ("attar", "stages", "pipelines", "benchmarks")
+MODULES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
 
 def line(path: Path) -> str:

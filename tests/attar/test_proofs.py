@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from attar.errors import ProofFailed
 from attar.facts import ModelFacts
@@ -23,6 +24,7 @@ FAULTS = {
     "stranger": "its plan promised nothing of that name",
     "silent": "handed over no logits",
     "short": "not a complete safetensors file",
+    "wide": "was promised as",
 }
 
 
@@ -56,6 +58,17 @@ class Faulty(Stage):
             out.tensor("model.extra.weight", torch.ones(2))
         if self.fault not in ("silent",):
             out.probe(probe.logits(source.materialize(torch.float32), source.facts.vocabulary))
+        if self.fault == "wide":
+            close_narrow = out.close
+
+            def widen() -> None:
+                close_narrow()
+                file = out.folder / "model.safetensors"
+                tensors = load_file(file)
+                name = "model.layers.1.mlp.up_proj.weight"
+                save_file({**tensors, name: tensors[name].float()}, file)
+
+            out.close = widen  # type: ignore[method-assign]
         if self.fault == "short":
             close = out.close
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from attar.architecture import FAMILIES
-from attar.checkpoint import read_facts
+from attar.checkpoint import WEIGHTS, read_facts
 from attar.errors import BadInput
 from attar.model import Model
 from attar.testing import check_stage, run_on
@@ -63,16 +64,24 @@ def test_top_keeps_the_largest_in_their_order() -> None:
     assert top(torch.tensor([3.0, 9.0, 1.0, 9.0]), 3).tolist() == [0, 1, 3]
 
 
-def test_activation_keeps_the_channel_that_carries_the_signal(tmp_path: Path) -> None:
-    """A channel with large activations and small outgoing weights stays; magnitude may not see it."""
+def test_activation_and_magnitude_rank_planted_channels_apart(tmp_path: Path) -> None:
+    """Half the channels fire loudly through small outgoing weights, half silently through large ones."""
     folder = tiny_model(tmp_path / "model")
-    stage = Width(ffn=0.6, importance="activation", windows=2, length=32)
-    before, artifact = Model(folder), run_on(stage, folder, tmp_path / "home")
-    after = Model(artifact.folder)
-    rows = {tuple(row.tolist()) for row in before.tensor("model.layers.0.mlp.up_proj.weight").float()}
-    kept = after.tensor("model.layers.0.mlp.up_proj.weight").float()
-    assert kept.shape[0] == 64
-    assert all(tuple(row.tolist()) in rows for row in kept), "a kept row is not a row of the original"
+    tensors = load_file(folder / WEIGHTS)
+    loud = torch.zeros(192, dtype=torch.bool)
+    loud[torch.randperm(192, generator=torch.Generator().manual_seed(0))[:96]] = True
+    for layer in range(4):
+        prefix = f"model.layers.{layer}.mlp."
+        tensors[f"{prefix}up_proj.weight"][loud] *= 4
+        tensors[f"{prefix}up_proj.weight"][~loud] *= 0.01
+        tensors[f"{prefix}down_proj.weight"][:, ~loud] *= 100
+    save_file(tensors, folder / WEIGHTS)
+    for importance, kept in (("activation", loud), ("magnitude", ~loud)):
+        stage = Width(ffn=0.5, importance=importance, compensate=False, multiple_of=32, windows=2, length=32)
+        made = Model(run_on(stage, folder, tmp_path / importance).folder)
+        for layer in range(4):
+            name = f"model.layers.{layer}.mlp.up_proj.weight"
+            assert torch.equal(made.tensor(name), tensors[name][kept]), (importance, layer)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +89,8 @@ def test_activation_keeps_the_channel_that_carries_the_signal(tmp_path: Path) ->
     [
         ({"ffn": 0.9}, "leaves none of 192 channels"),
         ({"ffn": 0.0, "attention": 0.9}, "leaves none of 2 KV groups"),
-        ({"ffn": 0.01}, "removes nothing"),
+        ({"ffn": 0.01}, "ffn=0.01 removes nothing of 192 channels"),
+        ({"attention": 0.1}, "attention=0.1 removes nothing of 2 KV groups"),
     ],
 )
 def test_plan_refuses_in_a_sentence(tmp_path: Path, settings: dict[str, float], words: str) -> None:
