@@ -90,7 +90,7 @@ def test_activation_and_magnitude_rank_planted_channels_apart(tmp_path: Path) ->
         ({"ffn": 0.9}, "leaves none of 192 channels"),
         ({"ffn": 0.0, "attention": 0.9}, "leaves none of 2 KV groups"),
         ({"ffn": 0.01}, "ffn=0.01 removes nothing of 192 channels"),
-        ({"attention": 0.1}, "attention=0.1 removes nothing of 2 KV groups"),
+        ({"ffn": 0.0, "attention": 0.1}, "attention=0.1 removes nothing of 2 KV groups"),
     ],
 )
 def test_plan_refuses_in_a_sentence(tmp_path: Path, settings: dict[str, float], words: str) -> None:
