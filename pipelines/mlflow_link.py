@@ -1,6 +1,7 @@
 """The command and the address that open a run in MLflow."""
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -15,11 +16,13 @@ def open_command(home: Home, folder: Path) -> str | None:
     try:
         known = json.loads((folder / "mlflow.json").read_text())
         place = f"/#/experiments/{known['experiment']}/runs/{known['runs']['parent']}"
+        place += "?workflowType=machine_learning"  # else MLflow shows its pages for GenAI
     except (OSError, ValueError, KeyError):
         return None
     uri = home.mlflow_uri
     if not uri.startswith("sqlite:"):
-        return f"{uri.rstrip('/')}{place}" if uri.startswith("http") else f"tracked in {uri}"
+        shown = re.sub(r"//[^/@]*@", "//", uri)  # no user and no password
+        return f"{shown.rstrip('/')}{place}" if uri.startswith("http") else f"tracked in {shown}"
     program = Path(sys.executable).with_name("mlflow")
     arguments = [
         str(program) if program.exists() else "mlflow",
@@ -30,4 +33,5 @@ def open_command(home: Home, folder: Path) -> str | None:
         f"--default-artifact-root={home.mlflow_artifacts}",
     ]
     # With job execution the idle server takes over 2 GB.
-    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {shlex.join(arguments)}\n        then open http://127.0.0.1:{PORT}{place}"
+    quiet = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true"
+    return f"{quiet} {shlex.join(arguments)}\n        then open http://127.0.0.1:{PORT}{place}"

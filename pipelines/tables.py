@@ -23,6 +23,18 @@ def report_table(report: Report) -> Table:
     return table
 
 
+def narrow_report_table(report: Report) -> Table:
+    """The same, one column per step: five steps fit on 80 characters."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"{report.recipe} · {report.run}", title_justify="left", pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for row in report.rows:
+        table.add_column(row.label.replace(" ", "\n").replace(".", ".\n"), justify="right", no_wrap=True)
+    for heading, text in COLUMNS[1:]:
+        name = heading.replace("-\n", "").replace("\n", " ")
+        table.add_row(name, *(text(row) for row in report.rows))
+    return table
+
+
 def plan_table(plan: Plan) -> Group:
     """What every step makes, whether it is there already, and what it may take."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -60,9 +72,11 @@ def _state(there: bool) -> Text:
 
 
 def show_report(console: Console, report: Report) -> None:
-    """Print the table and what its columns mean; as wide as it has to be when no terminal sets a width."""
+    """Print the table and what its columns mean: steps downwards where that fits, else steps across."""
     wide = console if console.is_terminal else Console(file=console.file, width=200)
-    wide.print(report_table(report))
+    table = report_table(report)
+    needed = wide.measure(table, options=wide.options.update(width=1000)).maximum
+    wide.print(table if needed <= wide.width else narrow_report_table(report))
     wide.print(
         "perplexity, retained quality, KL and agreement are on the other-kind text, never trained on; "
         "seconds in brackets: made before",
