@@ -10,7 +10,7 @@ demo: $(VENV)/.ready  ## the quickstart: a real model through all four stages on
 	$(BIN)/attar run conf/quickstart.yaml
 
 test: $(VENV)/.ready  ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.ready  ## style, types, and which room may import which
 	$(BIN)/ruff check .
