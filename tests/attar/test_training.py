@@ -196,5 +196,5 @@ def test_a_tensor_without_gradient_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_did_not_move_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ProofFailed, match="did not move"):
+    with pytest.raises(ProofFailed, match="not one of them moved"):
         train(model(2), model(1), WINDOWS, SETTINGS.model_copy(update={"learning_rate": 1e-30}), Surroundings(tmp_path))
