@@ -54,7 +54,7 @@ def run(
 ) -> None:
     """Run a recipe. What the store has already is not computed again; after a crash, run the same command again."""
     from pipelines import progress, tables
-    from pipelines.embedded import configure
+    from pipelines.embedded import configure, end_orphans
     from pipelines.report import Report
 
     parsed, place = _open(recipe, overrides, home)
@@ -69,6 +69,7 @@ def run(
     for text in plan.warnings:
         console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
     configure(place)
+    end_orphans()
     name = place.new_run(parsed.name)
     folder = place.runs / name
     with progress.shown(folder, console):
@@ -185,12 +186,10 @@ def sync(home: HomeFolder = None, as_json: AsJson = False) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: every error that is meant for readers becomes one sentence and an exit code."""
     try:
-        app(arguments, standalone_mode=False)
-        code = 0
+        result = app(arguments, standalone_mode=False)
+        code = result if isinstance(result, int) else 0  # typer hands back the code of typer.Exit
     except AttarError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        code = error.exit_code
-    except typer.Exit as error:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("cancelled; run the same command again to go on", file=sys.stderr)  # noqa: T201

@@ -14,6 +14,7 @@ from pipelines import plot, report
 from pipelines.child import events_file, run_child
 from pipelines.journal import Curves, Journal
 from pipelines.plan import Plan, Step
+from pipelines.process import this_process
 from pipelines.report import Reference, Report, Row
 from stages.spec import MeasureSpec, StageSpec
 
@@ -41,7 +42,7 @@ class Execution:
             plan=self.plan.as_json()["steps"],
             machine=self.plan.machine.model_dump(),
             warnings=list(self.plan.warnings),
-            pid=os.getpid(),
+            process=this_process(),
             flow_run=flow_run,
         )
 

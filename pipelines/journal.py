@@ -2,7 +2,7 @@
 
 Records are JSON objects with ``kind`` and ``time``:
 
-    run       run, name, recipe, plan, warnings, pid          the run begins
+    run       run, name, recipe, plan, warnings, process         the run begins
     child     step, what, title, events, seconds              a child process begins; ``seconds`` is an estimate
     metrics   step, points [[name, value, at, time], …]       loss curves, in batches
     step      step, name, cached, fingerprint, settings, inputs, teacher

@@ -7,17 +7,16 @@ start.
 
 import json
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
-import psutil
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME, MLFLOW_USER
 
 from pipelines.home import Home
 from pipelines.journal import Record
+from pipelines.process import alive
 
 RUNS = "mlflow.json"
 ROLE = "pipeline.role"  # "pipeline" on parents, "stage" on nested runs
@@ -38,6 +37,7 @@ class MlflowTracker:
             self.runs: dict[str, str] = json.loads((folder / RUNS).read_text())["runs"]
         except (OSError, ValueError, KeyError):
             self.runs = {}
+        self.process = ""  # of the run, which may be long gone when its journal is sent
         close_dead(self.client, self.experiment)
 
     def send(self, record: Record) -> None:
@@ -57,7 +57,7 @@ class MlflowTracker:
         return str(self.client.create_experiment(name, artifact_location=place))
 
     def _run(self, record: Record) -> None:
-        recipe = record["recipe"]
+        recipe, self.process = record["recipe"], record["process"]
         tags = {
             ROLE: "pipeline",
             "attar.run": record["run"],
@@ -133,7 +133,7 @@ class MlflowTracker:
                 MLFLOW_RUN_NAME: name,
                 MLFLOW_SOURCE_NAME: "attar",
                 MLFLOW_USER: os.environ.get("USER", "attar"),
-                PROCESS: this_process(),
+                PROCESS: self.process,
             }
             made = self.client.create_run(self.experiment, start_time=round(1000 * when), tags=common | tags)
             self.runs[key] = str(made.info.run_id)
@@ -168,20 +168,6 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, entry in value.items():
         flat |= flatten(entry, f"{prefix}{key}.") if isinstance(entry, dict) else {f"{prefix}{key}": entry}
     return flat
-
-
-def this_process() -> str:
-    """Identity of this process that no later process can have."""
-    return f"{platform.node()}/{os.getpid()}/{psutil.Process().create_time():.0f}"
-
-
-def alive(process: str) -> bool:
-    """Whether a process of :func:`this_process` still runs; on another machine that is not known, so yes."""
-    try:
-        host, pid, started = process.rsplit("/", 2)
-        return host != platform.node() or f"{psutil.Process(int(pid)).create_time():.0f}" == started
-    except (ValueError, psutil.Error):
-        return False
 
 
 def close_dead(client: MlflowClient, experiment: str) -> int:

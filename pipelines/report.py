@@ -9,6 +9,7 @@ from typing import Any
 from attar.checkpoint import read_facts
 from attar.errors import StageFailed
 from attar.store import Store
+from pipelines import journal
 
 HELD_OUT, OTHER = "held-out", "other"
 
@@ -165,8 +166,11 @@ def save(report: Report, folder: Path) -> list[Path]:
 
 
 def load(folder: Path) -> Report | None:
-    """The report of a run, if it has one."""
+    """The report of a run; of one that runs still, or was killed, the rows that its journal has; else None."""
     try:
         return Report.from_json(json.loads((folder / "report.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        records = journal.read(folder)
+    rows = tuple(Row(**record["row"]) for record in records if record["kind"] == "measured")
+    name = next((record["name"] for record in records if record["kind"] == "run"), "")
+    return Report(folder.name, name, rows) if rows else None

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import psutil
-
 from attar.errors import StageFailed
 from pipelines import journal
 from pipelines.home import Home
 from pipelines.journal import NullTracker, Record, Tracker
+from pipelines.process import alive
 from pipelines.recipe import Recipe, validate
 
 
@@ -40,7 +39,7 @@ def sync(home: Home) -> dict[str, int]:
         begun = next((record for record in records if record["kind"] == "run"), None)
         if begun is None or journal.sent(folder) >= len(records):
             continue
-        if records[-1]["kind"] != "end-run" and psutil.pid_exists(begun["pid"]):
+        if records[-1]["kind"] != "end-run" and alive(begun["process"]):
             continue
         recipe = validate(begun["recipe"])
         try:

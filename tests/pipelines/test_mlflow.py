@@ -1,0 +1,149 @@
+"""MLflow: one parent, one nested run a stage, and nothing that stops the work when it is down."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from attar.errors import StageFailed
+from pipelines import embedded, journal, mlflow_link, tracking
+from pipelines.home import Home
+from pipelines.journal import Journal
+from pipelines.process import this_process
+from pipelines.recipe import Recipe, validate
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+    from tests.pipelines.conftest import Attar
+
+NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens
+
+
+@pytest.fixture
+def place(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A home of its own, with the quiet environment of a run, for this test only."""
+    with monkeypatch.context() as patch:
+        for name in ("PREFECT_HOME", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+            patch.setenv(name, "0")
+        embedded.configure(Home(home))
+        yield Home(home)
+
+
+def client_of(home: Home) -> "MlflowClient":
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{home.root / 'mlflow.db'}")
+
+
+def runs_of(home: Home) -> "list[Run]":
+    """All runs, in order of their start."""
+    client = client_of(home)
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(ids, order_by=["attributes.start_time ASC", "tags.`pipeline.role` ASC"]))
+
+
+def write(folder: Path, recipe: Recipe, home: Home, end: bool = True, process: str = "") -> Journal:
+    """The journal of a run of one stage, as an execution writes it."""
+    folder.mkdir(parents=True)
+    written = Journal(folder, tracking.open_tracker(recipe, home, folder, True))
+    written.write(
+        "run",
+        run=folder.name,
+        name=recipe.name,
+        recipe=recipe.model_dump(mode="json"),
+        plan=[],
+        machine={"device": "cpu"},
+        warnings=[],
+        process=process,
+        flow_run="f",
+    )
+    facts = {"cached": False, "measured": False, "fingerprint": "abc", "folder": str(folder), "inputs": {"source": "x"}}
+    written.write("step", step=1, name="prune.width", label="1 prune.width", settings={"ffn": 0.25}, **facts)
+    written.write("metrics", step=1, points=[["loss", 1 / (i + 1), i, 1e9 + i] for i in range(1500)])
+    if end:
+        written.write("measured", step=1, row={"step": 1, "folder": str(folder), "retained": 0.8, "kl": None})
+        written.write("end-step", step=1, status="finished")
+        written.write("end-run", status="finished", text="", files=[])
+    return written
+
+
+def test_a_run_becomes_a_parent_and_nested_runs(place: Home, document: dict[str, Any]) -> None:
+    written = write(place.runs / "r1", validate(document), place, process=this_process())
+    assert written.tracker is not None, journal.read(place.runs / "r1")
+    parent, stage = sorted(runs_of(place), key=lambda run: run.data.tags["pipeline.role"])
+    assert (parent.data.tags["pipeline.role"], stage.data.tags["pipeline.role"]) == ("pipeline", "stage")
+    assert stage.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert {parent.info.status, stage.info.status} == {"FINISHED"}
+    assert stage.data.params["ffn"] == "0.25" and parent.data.params["measure.windows"] == "4"
+    curve = client_of(place).get_metric_history(stage.info.run_id, "loss")
+    assert sorted(point.step for point in curve) == list(range(1500))
+    assert stage.data.metrics["stage/retained"] == 0.8 and "stage/kl" not in stage.data.metrics
+    assert journal.sent(place.runs / "r1") == len(journal.read(place.runs / "r1"))
+    command = mlflow_link.open_command(place, place.runs / "r1")
+    assert command is not None and parent.info.run_id in command and "JOB_EXECUTION=false" in command
+
+
+def test_runs_of_dead_processes_are_closed(place: Home, document: dict[str, Any]) -> None:
+    host, _, started = this_process().rsplit("/", 2)
+    write(place.runs / "r1", validate(document), place, end=False, process=f"{host}/{gone()}/{started}")
+    assert {run.info.status for run in runs_of(place)} == {"RUNNING"}
+    write(place.runs / "r2", validate(document), place, end=False, process=this_process())
+    write(place.runs / "r3", validate(document), place)
+    statuses = {
+        run.data.tags.get("attar.run"): run.info.status for run in runs_of(place) if "attar.run" in run.data.tags
+    }
+    assert statuses == {"r1": "KILLED", "r2": "RUNNING", "r3": "FINISHED"}
+    assert [run.info.status for run in runs_of(place)].count("KILLED") == 2  # the stage of r1 as well
+
+
+def gone() -> int:
+    """Id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_server_that_is_down_costs_a_warning_and_sync_sends_later(
+    place: Home, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = validate(document)
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
+        write(place.runs / "r1", recipe, place)
+        with pytest.raises(StageFailed, match="could not be sent"):
+            tracking.sync(place)
+    records = journal.read(place.runs / "r1")
+    assert [record["kind"] for record in records].count("warning") == 1
+    assert records[-1]["kind"] == "end-run" and journal.sent(place.runs / "r1") == 0
+    assert tracking.sync(place) == {"r1": len(records)}
+    assert tracking.sync(place) == {}
+    assert [run.info.status for run in runs_of(place)] == ["FINISHED", "FINISHED"]
+
+
+def test_the_smoke_run_is_all_there(attar: "Attar", finished: dict[str, Any]) -> None:
+    home = Home(attar.home)
+    client = client_of(home)
+    runs = [run for run in runs_of(home) if run.data.tags.get("attar.run") == finished["run"]]
+    assert len(runs) == 1
+    parent = runs[0]
+    nested = [run for run in runs_of(home) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    names = ["1 distill.logit", "2 prune.width", "3 quantize.gptq", "4 finetune.scales"]
+    assert sorted(run.info.run_name for run in nested) == names
+    files = {entry.path for entry in client.list_artifacts(parent.info.run_id)}
+    assert files >= {"report.md", "report.json", "table.csv", "pareto.png", "recipe.yaml", "manifest.json"}
+    final = finished["rows"][-1]
+    assert parent.data.metrics["compression_ratio"] == pytest.approx(final["compression_ratio"])
+    assert parent.data.metrics["quality/retained"] == pytest.approx(final["retained"])
+    by_name = {run.info.run_name: run for run in nested}
+    for name in (names[0], names[3]):
+        curve = client.get_metric_history(by_name[name].info.run_id, "loss")
+        assert sorted(point.step for point in curve) == list(range(64))
+    for run in nested:
+        assert run.data.tags["cached"] == "false" and run.info.status == "FINISHED"
+        assert not any(key.startswith("quality/") or key == "compression_ratio" for key in run.data.metrics)
+        assert [entry.path for entry in client.list_artifacts(run.info.run_id)] == ["manifest.json"]

@@ -1,0 +1,99 @@
+"""Reports: the definitions of the measures, and that nothing is lost between memory and disk."""
+
+import csv
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attar.store import Store
+from attar.tiny import tiny_model
+from pipelines import plot, report
+from pipelines.journal import Journal, NullTracker
+from pipelines.report import Reference, Report, Row
+
+
+def stored(store: Store, name: str, held_out: float, other: float, kl: float | None = 0.5) -> str:
+    """An evaluation with these perplexities."""
+    result: dict[str, Any] = {
+        "perplexity": {"held-out": held_out, "other": other},
+        "kl": {"held-out": kl, "other": kl},
+        "agreement": {"held-out": 0.5, "other": 0.75},
+        "prefill_tokens_per_second": 100.0,
+        "decode_tokens_per_second": None,
+    }
+    draft = store.draft("evaluation", name)
+    (draft / "result.json").write_text(json.dumps(result))
+    store.commit("evaluation", name, draft, {"inputs": {}})
+    return name
+
+
+def imported(store: Store, name: str, **config: Any) -> Path:
+    draft = store.draft("model", name)
+    tiny_model(draft, **config)
+    return store.commit("model", name, draft, {"inputs": {}, "seconds": 12.5, "peak_memory_bytes": 1000}).folder
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[Row]:
+    """Origin, a stage that lost on one text and gained on the other, and a stage that gained on both."""
+    store = Store(tmp_path / "store")
+    models = [
+        imported(store, "a"),
+        imported(store, "b", num_hidden_layers=2),
+        imported(store, "c", num_hidden_layers=1),
+    ]
+    evaluations = [stored(store, "x", 20, 30, 0.0), stored(store, "y", 10, 40), stored(store, "z", 15, 25, None)]
+    origin = Reference.read(models[0], evaluations[0], store)
+    names = ["origin", "prune.width", "finetune.full"]
+    return [report.make_row(i, names[i], i == 1, models[i], "abc"[i], evaluations[i], store, origin) for i in range(3)]
+
+
+def test_measures_are_what_the_definitions_say(rows: list[Row]) -> None:
+    origin, lost, gained = rows
+    assert (origin.retained, origin.adaptation, origin.seconds) == (1, 0, None)
+    assert origin.compression_ratio == pytest.approx(1, rel=0.02)
+    assert lost.retained == 0.75  # the other-kind text alone counts
+    assert lost.adaptation == 1.0  # half the perplexity on held-out text: learned, not retained
+    assert gained.retained == 1.0  # capped
+    assert gained.kl is None and gained.decode is None
+    assert lost.compression_ratio == pytest.approx(origin.compression_ratio * origin.bytes / lost.bytes)
+    assert (lost.seconds, lost.peak_memory_bytes) == (12.5, 1000)
+
+
+def test_reports_survive_the_disk(rows: list[Row], tmp_path: Path) -> None:
+    made = Report("run-1", "small", tuple(rows))
+    report.save(made, tmp_path)
+    assert report.load(tmp_path) == made
+    with open(tmp_path / "table.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["perplexity_other"]) for line in lines] == [30, 40, 25]
+
+
+def test_tables_show_every_row_and_what_was_made_before_in_brackets(rows: list[Row]) -> None:
+    text = report.markdown(Report("run-1", "small", tuple(rows)))
+    assert len(text.splitlines()) == 2 + len(rows)
+    lost = text.splitlines()[3]
+    assert "| 1 prune.width |" in lost and "| 75.0% |" in lost and "| +100% |" in lost and "| (12) |" in lost
+
+
+def test_a_run_that_is_not_done_shows_what_its_journal_has(rows: list[Row], tmp_path: Path) -> None:
+    written = Journal(tmp_path, NullTracker())
+    written.write("run", name="small")
+    for row in rows[:2]:
+        written.write("measured", step=row.step, row=asdict(row))
+    assert report.load(tmp_path) == Report(tmp_path.name, "small", tuple(rows[:2]))
+
+
+def test_a_report_that_is_not_there_or_broken_is_none(tmp_path: Path) -> None:
+    assert report.load(tmp_path) is None
+    (tmp_path / "report.json").write_text("{")
+    assert report.load(tmp_path) is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_plot_is_a_picture(rows: list[Row], tmp_path: Path, count: int) -> None:
+    path = plot.pareto(Report("run-1", "small", tuple(rows[:count])), tmp_path / "p.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
