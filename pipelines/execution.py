@@ -148,9 +148,13 @@ class Execution:
         """Save report and plot of the rows so far and close the journal; returns the report as JSON."""
         made = Report(self.run, self.plan.recipe.name, tuple(self.rows))
         files = [self.folder / "recipe.yaml"]
-        if self.rows:
-            files += report.save(made, self.folder)
-            files.append(plot.pareto(made, self.folder / "pareto.png"))
+        try:
+            if self.rows:
+                files += report.save(made, self.folder)
+                files.append(plot.pareto(made, self.folder / "pareto.png"))
+        except OSError as error:  # a full disk must not hide what happened before it
+            if status == "finished":
+                raise StageFailed(f"the report cannot be written to {self.folder} ({error.strerror})") from None
         manifest = Path(self.rows[-1].folder) / "manifest.json" if self.rows else None
         if manifest is not None and manifest.is_file():
             files.append(manifest)

@@ -63,6 +63,9 @@ class Journal:
             text = f"tracking stopped ({_first_line(error)}); the run goes on, and attar sync sends its journal later"
             self.write("warning", step=None, text=text)
             return
+        except BaseException:  # interrupted in the middle: sync begins again at this very record
+            self.tracker = None
+            raise
         self._sent += 1
         mark_sent(self.folder, self._sent)
 
