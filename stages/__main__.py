@@ -19,6 +19,7 @@ PARENT = "ATTAR_PARENT"  # the process that started this one
 SAVING_SECONDS = 10  # less than the parent's patience
 
 stop = Event()
+saves = Event()  # the job looks at ``stop`` and saves what it has
 
 
 def main(path: Path) -> int:
@@ -55,7 +56,10 @@ def _do(spec: Spec, events: Events) -> dict[str, str]:
     home = Path(spec.home)
     match spec:
         case StageSpec():
-            parse(spec.settings).run(spec, events, cancelled=stop.is_set)
+            stage = parse(spec.settings)
+            if stage.trains:
+                saves.set()
+            stage.run(spec, events, cancelled=stop.is_set)
         case MeasureSpec():
             from stages.measure import run_measure
 
@@ -70,8 +74,8 @@ def _do(spec: Spec, events: Events) -> dict[str, str]:
 
 
 def _asked_to_stop(number: int, frame: FrameType | None) -> None:
-    """Let a training save its step first; what does not look at ``stop`` is interrupted some seconds later."""
-    if stop.is_set():
+    """Let a training save its step first, for some seconds; everything else is interrupted at once."""
+    if stop.is_set() or not saves.is_set():
         raise KeyboardInterrupt
     stop.set()
     signal.alarm(SAVING_SECONDS)

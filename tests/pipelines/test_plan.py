@@ -68,7 +68,7 @@ def test_teachers(document: dict[str, Any], home: Path, tmp_path: Path, model: P
     chain = [
         FOUR[1],
         {"stage": "finetune.full", **TRAIN},
-        {"stage": "finetune.full", "teacher": "previous", **TRAIN},
+        {"stage": "finetune.full", "teacher": "previous", "alpha": 0.5, **TRAIN},
         {"stage": "finetune.full", "teacher": str(teacher), **TRAIN},
         {"stage": "finetune.full", "alpha": 0.0, **TRAIN},
     ]
