@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-import pytest
 from safetensors import safe_open
 
 from attar import events
@@ -107,28 +106,6 @@ def test_kill_in_every_stage_then_run_again(
     for row, reference in zip(result["rows"], finished["rows"], strict=True):
         assert contents(Path(row["folder"])) == contents(Path(reference["folder"])), row["name"]
     assert not any((killed.home / "store" / "state").iterdir())
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_stopped_run_ends_its_child_and_says_so(
-    attar: "Attar", finished: dict[str, Any], number: signal.Signals
-) -> None:
-    """Ctrl-C in the terminal and Prefect's cancelling: exit code 130, one sentence, nobody left behind."""
-    before = set(attar.home.glob("runs/*"))
-    long = ("stages.3.train_tokens=1_000_000", f"stages.3.learning_rate={number.value}e-5")
-    process = subprocess.Popen(
-        attar.command("run", *long), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    folder = wait_for_progress(process, attar.home, before, 4, STAGES[3])
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert any("stages" in words_of(child) for child in children)
-    process.send_signal(number)
-    _, error = process.communicate()
-    assert process.returncode == 130
-    assert "cancelled; run the same command again to go on" in error and "Traceback" not in error
-    psutil.wait_procs(children)
-    ends = attar.records(folder.name, "end-step") + attar.records(folder.name, "end-run")
-    assert [record["status"] for record in ends] == ["finished"] * 4 + ["cancelled"] * 2
 
 
 def wait_for_progress(
