@@ -6,6 +6,7 @@ standard error. What is heavy is imported inside the commands, so that ``--help`
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from attar.events import Event
     from pipelines.home import Home
     from pipelines.recipe import Recipe
+
+CANCELLED = 130
 
 app = typer.Typer(
     help="Compress language models: distil, prune, quantize, fine-tune, measured after every stage.",
@@ -185,25 +188,23 @@ def sync(home: HomeFolder = None, as_json: AsJson = False) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: every error that is meant for readers becomes one sentence and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped from outside is stopped as by Ctrl-C
     try:
         result = app(arguments, standalone_mode=False)
-        code = result if isinstance(result, int) else 0  # typer hands back the code of typer.Exit
+        code = result if isinstance(result, int) else 0  # typer hands back the code of its Exit
     except AttarError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
         code = error.exit_code
+        if code != CANCELLED:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
     except (KeyboardInterrupt, typer.Abort):
-        print("cancelled; run the same command again to go on", file=sys.stderr)  # noqa: T201
-        code = 130
+        code = CANCELLED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
         code = _usage(error)
-    except BaseException as error:
-        if type(error).__name__ != "TerminationSignal":  # how Prefect passes on SIGTERM
-            raise
+    if code == CANCELLED:
         print("cancelled; run the same command again to go on", file=sys.stderr)  # noqa: T201
-        code = 130
     sys.exit(code)
 
 

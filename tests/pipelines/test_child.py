@@ -101,4 +101,3 @@ def test_no_child_outlives_its_parent(tmp_path: Path, number: signal.Signals) ->
     parent.send_signal(number)
     parent.wait()
     wait_until_gone(child)
-    assert not list(tmp_path.glob("store/model/*"))

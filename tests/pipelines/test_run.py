@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import pytest
 from safetensors import safe_open
 
 from attar import events
@@ -108,12 +109,40 @@ def test_kill_in_every_stage_then_run_again(
     assert not any((killed.home / "store" / "state").iterdir())
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_stopped_run_ends_its_child_and_says_so(
+    attar: "Attar", finished: dict[str, Any], number: signal.Signals
+) -> None:
+    """Ctrl-C in the terminal and Prefect's cancelling: exit code 130, one sentence, nobody left behind."""
+    before = set(attar.home.glob("runs/*"))
+    long = ("stages.3.train_tokens=1_000_000", f"stages.3.learning_rate={number.value}e-5")
+    process = start(attar, *long)
+    folder = wait_for_progress(process, attar.home, before, 4, STAGES[3])
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert any("stages" in words_of(child) for child in children)
+    process.send_signal(number)
+    process.wait()
+    error = (attar.home / "stderr").read_text()
+    assert process.returncode == 130
+    assert "cancelled; run the same command again to go on" in error and "Traceback" not in error
+    psutil.wait_procs(children)
+    ends = attar.records(folder.name, "end-step") + attar.records(folder.name, "end-run")
+    assert [record["status"] for record in ends] == ["finished"] * 4 + ["cancelled"] * 2
+
+
+def start(attar: "Attar", *more: str) -> "subprocess.Popen[bytes]":
+    """``attar run`` in the background; what it says goes to a file, which a server it leaves behind may hold open."""
+    attar.home.mkdir(exist_ok=True)
+    with open(attar.home / "stderr", "wb") as file:
+        return subprocess.Popen(attar.command("run", *more), stdout=subprocess.DEVNULL, stderr=file)
+
+
 def wait_for_progress(
-    process: "subprocess.Popen[str]", home: Path, before: set[Path], index: int, name: str, file: Path | None = None
+    process: "subprocess.Popen[bytes]", home: Path, before: set[Path], index: int, name: str, file: Path | None = None
 ) -> Path:
     """Wait until a stage of a new run reports progress (and ``file`` is there); the run's folder."""
     while True:
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert process.poll() is None, (home / "stderr").read_text()
         folder = next(iter(set(home.glob("runs/*")) - before), None)
         if folder is not None:
             seen, _ = events.read(job_events(folder, index, name))
@@ -129,14 +158,12 @@ def trains(name: str) -> bool:
 def kill_amid(killed: "Attar", index: int, name: str, fingerprint: str) -> Path:
     """Start a run, kill it when the stage is at work (a training: after its first save); the run's folder."""
     before = set(killed.home.glob("runs/*"))
-    process = subprocess.Popen(
-        killed.command("run", "--no-track"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    process = start(killed, "--no-track")
     state = killed.home / "store" / "state" / fingerprint / "training.safetensors"
     folder = wait_for_progress(process, killed.home, before, index, name, state if trains(name) else None)
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
     psutil.wait_procs([child for child in children if "stages" in words_of(child)])  # the job dies with its parent
     embedded.end_orphans()  # as the next run does
     psutil.wait_procs(children)
