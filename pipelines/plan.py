@@ -103,8 +103,26 @@ def make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch = lambda 
         watch: hears of slow preparations (conversion of a model, extraction of the embedded text).
 
     Raises:
-        BadInput: the first thing that cannot work, before anything is computed.
+        BadInput: the first thing that cannot work, before anything is computed or any weights are downloaded.
     """
+    if complete:
+        _require_disk(_make_plan(recipe, home, False, watch))
+    plan = _make_plan(recipe, home, complete, watch)
+    if plan.origin.facts.stored:
+        _require_disk(plan)
+    return plan
+
+
+def _require_disk(plan: Plan) -> None:
+    free = hardware.free_disk(plan.home.root)
+    if plan.disk > free:
+        raise BadInput(
+            f"the steps to run write up to {plan.disk / 1e9:,.1f} GB, and {plan.home.root} has {free / 1e9:,.1f} GB "
+            "free; make room, or choose another folder with --home"
+        )
+
+
+def _make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch) -> Plan:
     machine = resolve_machine(recipe.device, recipe.dtype)
     home.store.require_writable()
     chain = recipe.parsed()
@@ -118,15 +136,13 @@ def make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch = lambda 
         progress=lambda done, total: watch({"kind": "progress", "done": done, "total": total, "unit": "files read"}),
     )
     _Data(corpus, origin).check(recipe, chain)
-    steps = _Chain(recipe, home, machine, origin, corpus).steps(chain, complete, watch)
+    made = _Chain(recipe, home, machine, origin, corpus)
+    steps = made.steps(chain, complete, watch)
     disk = _disk(steps)
-    free = hardware.free_disk(home.root)
-    warnings = [*advice.warnings(steps, machine), *_not_here(origin, disk, free)]
-    if origin.facts.stored and disk > free:
-        raise BadInput(
-            f"the steps to run write up to {disk / 1e9:,.1f} GB, and {home.root} has {free / 1e9:,.1f} GB free; "
-            "make room, or choose another folder with --home"
-        )
+    warnings = [
+        *advice.warnings(steps, machine),
+        *_not_here(origin, made.teachers, disk, hardware.free_disk(home.root)),
+    ]
     return Plan(recipe, home, machine, tuple(steps), tuple(warnings), disk)
 
 
@@ -180,6 +196,7 @@ class _Chain:
         self.machine = machine
         self.origin = origin
         self.corpus = corpus
+        self.teachers: list[Material] = []  # those that a recipe names
 
     def steps(self, chain: tuple[Stage, ...], complete: bool, watch: Watch) -> list[Step]:
         steps = [self._step(0, None, self.origin, self.origin, {})]
@@ -249,6 +266,7 @@ class _Chain:
             teacher = source
         else:
             teacher = open_model(spec, self.recipe.task, self.home, complete, watch)
+            self.teachers.append(teacher)
         unchanged = stage.plan(source.facts).changed(dtype=None) == source.facts.changed(dtype=None)
         if teacher.ref.fingerprint == source.ref.fingerprint and unchanged and getattr(stage, "alpha", 0) == 1:
             raise BadInput(
@@ -272,11 +290,10 @@ def _disk(steps: list[Step]) -> int:
     return models + max(states, default=0)
 
 
-def _not_here(origin: Material, disk: int, free: int) -> list[str]:
-    """What stands between a plan made from a config alone and a run."""
-    if origin.facts.stored:
-        return []
-    found = [f"{origin.spec} has no weights here: this can be planned, not run"]
-    if disk > free:
+def _not_here(origin: Material, teachers: list[Material], disk: int, free: int) -> list[str]:
+    """What stands between a plan made from configs alone and a run."""
+    missing = [model.spec for model in (origin, *teachers) if not model.facts.stored]
+    found = [f"{spec} has no weights here: this can be planned, not run" for spec in dict.fromkeys(missing)]
+    if missing and disk > free:
         found.append(f"a run would write up to {disk / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free here")
     return found
