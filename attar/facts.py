@@ -1,6 +1,6 @@
 """Facts about a model that follow from its config alone: what stages plan with, without torch and without weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
@@ -52,6 +52,18 @@ class ModelFacts:
         """The same facts with some config keys replaced (``None`` removes a key)."""
         merged = {k: v for k, v in {**self.config, **config}.items() if v is not None or k not in config}
         return replace(self, config=merged)
+
+    def with_layers(self, kept: Sequence[int]) -> "ModelFacts":
+        """The same facts with these layers only; what the config lists layer by layer follows."""
+        followers: dict[str, Any] = {
+            key: [value[i] for i in kept]
+            for key, value in self.config.items()
+            if "layer" in key and isinstance(value, list) and len(value) == self.layers
+        }
+        first_sliding = self.config.get("max_window_layers")  # Qwen: layers before this one attend over everything
+        if isinstance(first_sliding, int):
+            followers["max_window_layers"] = sum(i < first_sliding for i in kept)
+        return self.changed(num_hidden_layers=len(kept), **followers)
 
     @property
     def dtype(self) -> str:

@@ -1,6 +1,7 @@
 """Runs windows of text through a model one decoder layer at a time, so that memory holds one layer, not a model."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 
 import numpy as np
 import numpy.typing as npt
@@ -52,10 +53,19 @@ class LayerStream:
         windows: token ids [n, t].
         dtype: compute dtype of the layers and of the hidden states.
         device: where they live.
+        layers: indices of the layers that take part; all by default.
     """
 
-    def __init__(self, source: Model, windows: npt.NDArray[np.int64], dtype: torch.dtype, device: str) -> None:
+    def __init__(
+        self,
+        source: Model,
+        windows: npt.NDArray[np.int64],
+        dtype: torch.dtype,
+        device: str,
+        layers: Sequence[int] | None = None,
+    ) -> None:
         self.source = source
+        self.layers = range(source.facts.layers) if layers is None else layers
         self.dtype = dtype
         self.device = device
         self.model = skeleton(source.hf_config(), dtype)
@@ -68,13 +78,13 @@ class LayerStream:
         self.batches = [(i, min(i + rows, len(ids))) for i in range(0, len(ids), rows)]
 
     def __iter__(self) -> Iterator[StreamedLayer]:
-        for index in range(self.source.facts.layers):
+        for index in self.layers:
             layer = StreamedLayer(self, index, self._load(index))
             yield layer
             self._advance(layer.module)
 
     def __len__(self) -> int:
-        return self.source.facts.layers
+        return len(self.layers)
 
     def _load(self, index: int) -> nn.Module:
         prefix = f"{architecture.LAYERS}.{index}."
@@ -103,12 +113,20 @@ class LayerStream:
     @torch.no_grad()
     def logits(self) -> torch.Tensor:
         """fp32 logits [64, vocabulary] of the probe after the last layer."""
-        norm = self.model.model.norm
-        norm.load_state_dict({"weight": self._stored(architecture.FINAL_NORM).float()}, assign=True)
+        return self.head("cpu", torch.float32)(self._probe[0].cpu())
+
+    def head(self, device: str, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Final norm and head: hidden states [..., hidden] behind the last layer → logits [..., vocabulary]."""
+        norm = deepcopy(self.model.model.norm)
+        norm.load_state_dict({"weight": self._stored(architecture.FINAL_NORM).to(device, dtype)}, assign=True)
         tied = self.source.facts.config.get("tie_word_embeddings")
-        head = self._stored(architecture.EMBEDDING if tied else architecture.HEAD)
-        hidden = norm.to(self.device)(self._probe[0]).cpu()
-        return torch.nn.functional.linear(hidden, head.float())
+        weight = self._stored(architecture.EMBEDDING if tied else architecture.HEAD).to(device, dtype)
+
+        @torch.no_grad()
+        def project(hidden: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(norm(hidden), weight)
+
+        return project
 
     def rest(self) -> Iterator[tuple[str, torch.Tensor]]:
         """All tensors outside the layers."""

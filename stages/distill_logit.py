@@ -69,10 +69,7 @@ class Logit(TrainingSettings, Stage):
             )
         if self.student == "previous":
             return facts.changed(dtype="bfloat16")
-        kept = self.kept(facts.layers)
-        kinds = facts.config.get("layer_types")
-        per_layer: dict[str, Any] = {"layer_types": [kinds[i] for i in kept]} if kinds else {}
-        return facts.changed(num_hidden_layers=len(kept), dtype="bfloat16", **per_layer)
+        return facts.with_layers(self.kept(facts.layers)).changed(dtype="bfloat16")
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         return Cost(*self.estimate(self.plan(facts), teacher))
