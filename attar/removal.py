@@ -67,7 +67,7 @@ def shortened(stream: LayerStream, span: int, tick: Tick = lambda: None) -> dict
         for start, hidden_NTD in without.items():
             if start + span <= place:
                 for a, b in stream.batches:
-                    hidden_NTD[a:b] = stream.forward(layer.module, hidden_NTD[a:b])
+                    hidden_NTD[a:b] = stream.forward(layer.module, layer.index, hidden_NTD[a:b])
         if place + span <= len(stream):
             without[place] = stream.hidden.clone()
         tick()

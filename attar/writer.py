@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from attar import probe
+from attar import architecture, probe
 from attar.checkpoint import INDEX, TOKENIZER_FILES, WEIGHTS
 from attar.errors import ProofFailed
 from attar.facts import ModelFacts
@@ -70,11 +70,12 @@ class Writer:
         for name, fact in self.expected.items():
             owner, _, leaf = name.rpartition(".")
             holder = modules.get(owner)
+            held = architecture.parameter(self.facts.config, name)
             if isinstance(holder, PackedLinear):
                 self.tensor(name, holder.to_tensors()[leaf])
-            elif name in dense:
-                self.tensor(name, dense[name])
-                dense[name].data = dense[name].data.to(_TORCH[fact.dtype])  # the reference is what was stored
+            elif held in dense:
+                self.tensor(name, dense[held])
+                dense[held].data = dense[held].data.to(_TORCH[fact.dtype])  # the reference is what was stored
         for holder in modules.values():
             if isinstance(holder, PackedLinear):
                 holder.scales.data = holder.scales.data.half().float()

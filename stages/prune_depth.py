@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from attar.architecture import LAYERS, require_full_attention, tensors
+from attar import architecture
 from attar.errors import BadInput
 from attar.facts import ModelFacts
 from stages.base import Context, Cost, Stage, Use
@@ -83,11 +83,14 @@ class Depth(Stage):
             if self.contiguous:
                 raise BadInput("prune.depth: contiguous chooses a block, and layers names the layers already; drop one")
         else:
-            require_full_attention(facts.config, self.length, "prune.depth")
+            architecture.require_length(facts.config, self.length, self.stage)
         # Which layers go is known after calibration; all have the same shape, so any choice plans alike.
         last = range(facts.layers)[-self.count(facts.layers) :]
         gone = self.layers if isinstance(self.layers, list) else last
-        return facts.with_layers(_without(range(facts.layers), gone)).changed(dtype="bfloat16")
+        return self._left(facts, _without(range(facts.layers), gone))
+
+    def _left(self, facts: ModelFacts, kept: list[int]) -> ModelFacts:
+        return facts.changed(**architecture.with_layers(facts.config, kept, self.stage), dtype="bfloat16")
 
     def warnings(self, facts: ModelFacts) -> list[str]:
         named = self.layers if isinstance(self.layers, list) else []
@@ -130,17 +133,14 @@ class Depth(Stage):
 
         no_windows = np.zeros((0, 1), dtype=np.int64)
         stream = LayerStream(source, no_windows, context.torch_dtype, context.device, kept)
-        names = tensors(source.facts.config)
         for place, layer in enumerate(stream):
-            for name in (name for name in names if name.startswith(layer.prefix)):
-                out.tensor(f"{LAYERS}.{place}.{name.removeprefix(layer.prefix)}", source.tensor(name))
+            for name in architecture.axes_of_layer(stream.config):
+                tensor = source.tensor(layer.prefix + name)
+                out.tensor(architecture.layer(out.facts.config, place) + name, tensor)
         for name, tensor in stream.rest():
             out.tensor(name, tensor)
         out.probe(stream.logits())
-        # A config that derives the kinds of its layers from their places would derive others now.
-        kinds = getattr(source.hf_config(), "layer_types", None)
-        spelled = source.facts.changed(layer_types=list(kinds)) if kinds else source.facts
-        out.settle(spelled.with_layers(kept).changed(dtype="bfloat16"))
+        out.settle(self._left(source.facts, kept))  # the kinds of layers that are left, where there are several
 
     def _choose(self, source: Model, out: Writer, context: Context) -> list[int]:
         """The layers that go, in rising order."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from attar.architecture import require_full_attention
+from attar import architecture
+from attar.architecture import Axis
 from attar.errors import BadInput
 from attar.facts import ModelFacts
 from stages.base import Context, Cost, Stage, Use
@@ -18,20 +19,19 @@ if TYPE_CHECKING:
     from attar.stream import StreamedLayer
     from attar.writer import Writer
 
-DOWN, OUT = "mlp.down_proj", "self_attn.o_proj"
-
 
 class Width(Stage):
     """Remove the FFN channels and attention groups that matter least.
 
     Importance ``activation`` (Minitron, arXiv 2407.14679): mean absolute activation over a window's tokens, L2 over
-    the windows, per channel entering ``down_proj`` or per head entering ``o_proj``, with one forward pass.
+    the windows, per channel that leaves the FFN or head that leaves the attention, with one forward pass.
     ``magnitude`` is the L2 norm of the weights that would go, the baseline. A KV group is one key/value head with all
     query heads that read it. Every layer loses the same number, so the result opens with AutoModel as it is.
 
-    With ``compensate`` the remaining inputs of ``down_proj`` and ``o_proj`` take over what the removed ones
-    contributed: the least-squares solution ``W H[:, K] (H[K, K] + λI)⁻¹`` for the inputs' second moments ``H``, with
-    inputs from layers that are already pruned. It needs no training and costs one more product a layer.
+    With ``compensate`` the remaining inputs of the linears that lead out of the FFN and the attention take over what
+    the removed ones contributed: the least-squares solution ``W H[:, K] (H[K, K] + λI)⁻¹`` for the inputs' second
+    moments ``H``, with inputs from layers that are already pruned. It needs no training and costs one more product a
+    layer.
     """
 
     stage: Literal["prune.width"] = "prune.width"
@@ -44,7 +44,7 @@ class Width(Stage):
         Literal["activation", "magnitude"], Field(description="what decides which channels and groups go")
     ] = "activation"
     compensate: Annotated[
-        bool, Field(description="refit down_proj and o_proj on the channels that stay, by least squares")
+        bool, Field(description="refit the linears out of FFN and attention on what stays, by least squares")
     ] = True
     multiple_of: Annotated[
         int, Field(ge=1, le=1024, description="FFN channels that stay are rounded to a multiple of this")
@@ -80,15 +80,11 @@ class Width(Stage):
                 raise BadInput(
                     f"prune.width: {name}={asked} removes nothing of {all_of} {what}; ask for more or for nothing of it"
                 )
-        require_full_attention(facts.config, self.length, "prune.width")
+        architecture.require_length(facts.config, self.length, "prune.width")
         heads = facts.heads // facts.kv_heads * groups
-        return facts.changed(
-            intermediate_size=channels,
-            num_attention_heads=heads,
-            num_key_value_heads=groups,
-            head_dim=facts.head_dim,  # no longer hidden ÷ heads when heads go
-            dtype="bfloat16",
-        )
+        # head_dim is no longer hidden ÷ heads when heads go
+        left = {"ffn": channels, "heads": heads, "kv_heads": groups, "head_dim": facts.head_dim}
+        return facts.changed(**architecture.resized(facts.config, self.stage, **left), dtype="bfloat16")
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         tokens = self.windows * self.length
@@ -102,48 +98,67 @@ class Width(Stage):
         return {"calibration": (self.windows, self.length)}
 
     def apply(self, source: Model, out: Writer, context: Context) -> None:
-        from attar.stream import LayerStream
+        from attar.cutting import cut
+        from attar.model import hf_config, skeleton
+        from attar.stream import LayerStream, layers_of, load
 
         channels, groups = self.kept(source.facts)
         ids = context.data.windows("calibration", source.tokenizer_file, self.windows, self.length, context.seed)
         stream = LayerStream(source, ids, context.torch_dtype, context.device)
+        family, axes = architecture.family(stream.config), architecture.axes_of_layer(stream.config)
+        narrower = layers_of(skeleton(hf_config(out.facts.config), context.torch_dtype), source)
         for layer in stream:
             seen = Inputs(self.length, self.compensate)
             if self.compensate or self.importance == "activation":
-                layer.inputs([DOWN, OUT], seen)
-            keep_ffn = top(self._ffn_scores(layer, seen), channels)
-            keep_groups = top(self._group_scores(layer, seen, source.facts), groups)
-            key, query = (expand(keep_groups, source.facts, query) for query in (False, True))
-            self._slice(layer, seen, keep_ffn, key, query)
-            for name, parameter in layer.module.named_parameters():  # go on with what was stored, rounding included
-                parameter.data = out.tensor(layer.prefix + name, parameter).to(parameter)
+                layer.inputs([family.down, family.out], seen)
+            kept: dict[Axis, torch.Tensor] = {"ffn": top(self._ffn_scores(layer, seen, source.facts), channels)}
+            if groups < source.facts.kv_heads:
+                chosen = top(self._group_scores(layer, seen, source.facts), groups)
+                kept["key"], kept["query"] = (expand(chosen, source.facts, query) for query in (False, True))
+            state = {}
+            for name, tensor in layer.module.named_parameters():
+                cut_tensor = refitted(name, tensor, kept, seen, source.facts)
+                if cut_tensor is None:
+                    cut_tensor = cut(tensor, axes[name], kept, stream.config)
+                state[name] = out.tensor(layer.prefix + name, cut_tensor).to(tensor)  # go on with what was stored
+            layer.exchange(load(narrower[layer.index], state))
             context.progress(layer.index + 1, len(stream), "layers")
         for name, tensor in stream.rest():
             out.tensor(name, tensor)
         out.probe(stream.logits())
 
-    def _ffn_scores(self, layer: StreamedLayer, seen: Inputs) -> torch.Tensor:
+    def _ffn_scores(self, layer: StreamedLayer, seen: Inputs, facts: ModelFacts) -> torch.Tensor:
+        family = architecture.family(facts.config)
         if self.importance == "activation":
-            return seen.importance(DOWN)
-        gate, up, down = (weight_of(layer, f"mlp.{name}_proj") for name in ("gate", "up", "down"))
-        return gate.square().sum(1) + up.square().sum(1) + down.square().sum(0)
+            return seen.importance(family.down)
+        found = []
+        for linear in family.flat:
+            square = layer.weight(linear.name).float().square()
+            sizes = [architecture.sizes(facts.config)[axis] for axis in linear.outputs]
+            parts = zip(linear.outputs, square.split(sizes), strict=True)
+            found += [part.sum(1) for axis, part in parts if axis == "ffn"]
+            found += [square.sum(0)] if linear.inputs == "ffn" else []
+        return sum(found[1:], start=found[0])
 
     def _group_scores(self, layer: StreamedLayer, seen: Inputs, facts: ModelFacts) -> torch.Tensor:
+        out = architecture.family(facts.config).out
         if self.importance == "activation":
-            return seen.importance(OUT).square().view(facts.kv_heads, -1).sum(1)
-        return weight_of(layer, OUT).square().sum(0).view(facts.kv_heads, -1).sum(1)
+            return seen.importance(out).square().view(facts.kv_heads, -1).sum(1)
+        return layer.weight(out).float().square().sum(0).view(facts.kv_heads, -1).sum(1)
 
-    def _slice(
-        self, layer: StreamedLayer, seen: Inputs, ffn: torch.Tensor, key: torch.Tensor, query: torch.Tensor
-    ) -> None:
-        """Cut the layer's modules in place to the indices that stay."""
-        module = layer.module
-        for name, rows in (("mlp.gate_proj", ffn), ("mlp.up_proj", ffn), ("self_attn.q_proj", query)):
-            cut_rows(module.get_submodule(name), rows)
-        for name in ("self_attn.k_proj", "self_attn.v_proj"):
-            cut_rows(module.get_submodule(name), key)
-        for name, columns in ((DOWN, ffn), (OUT, query)):
-            cut_columns(module.get_submodule(name), columns, seen.moments.get(name))
+
+def refitted(
+    name: str, tensor: torch.Tensor, kept: dict[Axis, torch.Tensor], seen: Inputs, facts: ModelFacts
+) -> torch.Tensor | None:
+    """The weight of a linear that leads out of FFN or attention, refit to the inputs that stay; None for others."""
+    for linear in architecture.family(facts.config).flat:
+        columns, moments = kept.get(linear.inputs), seen.moments.get(linear.name)
+        if name != f"{linear.name}.weight" or columns is None or moments is None or len(columns) == len(moments):
+            continue
+        weight = tensor.t() if linear.transposed else tensor
+        fitted = refit(weight.float(), moments, columns).to(tensor.dtype)
+        return fitted.t() if linear.transposed else fitted
+    return None
 
 
 class Inputs:
@@ -178,31 +193,6 @@ def expand(groups: torch.Tensor, facts: ModelFacts, query: bool) -> torch.Tensor
 
     width = facts.head_dim * (facts.heads // facts.kv_heads if query else 1)
     return (groups[:, None] * width + torch.arange(width, device=groups.device)).flatten()
-
-
-def weight_of(layer: StreamedLayer, name: str) -> torch.Tensor:
-    """A linear's weight in fp32."""
-    module: Any = layer.module.get_submodule(name)
-    weight: torch.Tensor = module.weight.float()
-    return weight
-
-
-def cut_rows(linear: Any, rows: torch.Tensor) -> None:
-    """Keep some outputs of a linear."""
-    linear.weight.data = linear.weight.data[rows].clone()
-    if linear.bias is not None:
-        linear.bias.data = linear.bias.data[rows].clone()
-    linear.out_features = len(rows)
-
-
-def cut_columns(linear: Any, columns: torch.Tensor, second_moment: torch.Tensor | None) -> None:
-    """Keep some inputs of a linear; with their second moments, refit what stays to the old output."""
-    weight = linear.weight.data
-    if second_moment is None or len(columns) == weight.shape[1]:
-        linear.weight.data = weight[:, columns].clone()
-    else:
-        linear.weight.data = refit(weight.float(), second_moment, columns).to(weight.dtype)
-    linear.in_features = len(columns)
 
 
 def refit(weight_OI: torch.Tensor, second_moment_II: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
