@@ -26,7 +26,8 @@ class StreamedLayer:
 
     def __init__(self, stream: "LayerStream", index: int, module: nn.Module) -> None:
         self.index = index
-        self.prefix = architecture.layer(stream.source.facts.config, index)
+        self.config = stream.config
+        self.prefix = architecture.layer(stream.config, index)
         self.module = module
         self._stream = stream
 

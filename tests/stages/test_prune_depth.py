@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from attar.checkpoint import WEIGHTS, read_facts
 from attar.errors import BadInput
-from attar.model import Model
+from attar.model import Model, keep_layers
 from attar.removal import angular_distance, block_influence, losses, shortened, turns
 from attar.stream import LayerStream
 from attar.testing import check_stage, run_on
@@ -110,6 +110,21 @@ def test_layers_that_do_nothing_go_first(tmp_path: Path, settings: dict[str, Any
     ids = torch.from_numpy(IDS)
     before, after = (Model(f).materialize(torch.float32)(input_ids=ids).logits for f in (folder, artifact.folder))
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "gpt2", "opt"])
+def test_other_families_lose_layers_too(tmp_path: Path, model_type: str) -> None:
+    """What is saved is the model in memory without those layers: kinds of layers, positions, capped logits and all."""
+    folder = tiny_model(tmp_path / "model", model_type)
+    artifact = run_on(Depth(layers=1, **SMALL), folder, tmp_path / "home")
+    made = Model(artifact.folder)
+    model = Model(folder).materialize(torch.float32)
+    gone = artifact.manifest["notes"]["removed_layers"]
+    keep_layers(model, made.facts.config, [i for i in range(4) if i not in gone])
+    ids = torch.from_numpy(IDS)
+    with torch.no_grad():
+        expected, found = (m(input_ids=ids, use_cache=False).logits for m in (model, made.materialize(torch.float32)))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("spelled", [True, False])
