@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from attar import machine as hardware
+from attar.architecture import require_length
 from attar.data import Corpus, open_corpus
 from attar.errors import BadInput
 from attar.facts import ModelFacts
 from attar.store import Store
+from attar.suite import Suite
 from pipelines import advice
 from pipelines.child import Watch
 from pipelines.estimate import Estimate, estimate_measure, estimate_stage
@@ -111,7 +113,7 @@ def make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch = lambda 
     origin = open_model(recipe.model, recipe.task, home, complete, watch)
     if origin.facts.quantization is not None:
         raise BadInput(f"the model {recipe.model} is quantized already; start from the dense one it was made of")
-    _check_chain(chain, origin.facts)
+    _check_chain(chain, origin.facts, recipe.measure)
     corpus = open_corpus(
         recipe.data,
         home.corpus,
@@ -130,14 +132,20 @@ def make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch = lambda 
     return Plan(recipe, home, machine, tuple(steps), tuple(warnings), disk)
 
 
-def _check_chain(chain: tuple[Stage, ...], facts: ModelFacts) -> None:
+def _check_chain(chain: tuple[Stage, ...], facts: ModelFacts, suite: Suite) -> None:
     """Facts through all stages, before any data is read: an order that cannot work is told in milliseconds."""
+    require_length(facts.config, suite.length, f"measure: length={suite.length}")
+    if suite.speed:
+        generated = f"measure: prompt={suite.prompt} with new_tokens={suite.new_tokens}"
+        require_length(facts.config, suite.prompt + suite.new_tokens, generated)
     for index, stage in enumerate(chain):
         facts = _planned(stage, index, facts)
 
 
 def _planned(stage: Stage, index: int, facts: ModelFacts) -> ModelFacts:
     try:
+        for _, length in stage.tokens().values():
+            require_length(facts.config, length, f"{stage.stage}: length={length}")
         return stage.plan(facts)
     except BadInput as error:
         text = str(error)
