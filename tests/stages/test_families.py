@@ -1,5 +1,8 @@
 """Every stage on a tiny random model of every family: the plan is kept, the function is kept, the result reopens."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
@@ -9,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from attar import architecture, probe, reopen
 from attar.architecture import FAMILIES
@@ -37,6 +42,26 @@ SHORT: dict[str, Any] = {"train_tokens": 256, "batch": 4, "length": 32, "learnin
 HEADLESS = {"gpt2", "gpt_neox", "opt"}  # their configs have no head_dim
 Apply = Callable[[Stage, Path], Writer]
 
+READER = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, GPTQConfig
+
+exact = GPTQConfig(bits=4, backend="torch")
+for folder in map(Path, sys.argv[1:]):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=exact)
+    with torch.no_grad():
+        found = {"logits": model(torch.arange(0, 128).view(2, 64)).logits}
+    for name, module in model.named_modules():
+        if hasattr(module, "dequantize_weight"):
+            module.scales = module.scales.float()  # otherwise the product is rounded to fp16
+            found[name] = module.dequantize_weight().t().contiguous()
+    save_file(found, folder.with_suffix(".read"))
+assert not any(name.split(".")[0] in ("attar", "stages") for name in sys.modules)
+"""
+
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
 
 
@@ -53,7 +78,7 @@ def tiny(home: Path, family: str) -> Path:
     return folder if folder.exists() else tiny_model(folder, family, num_hidden_layers=LAYERS, intermediate_size=FFN)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def apply(home: Path) -> Apply:
     """Apply a stage to a model folder in this process and check what the base would prove in a fresh one."""
 
@@ -80,6 +105,12 @@ def apply(home: Path) -> Apply:
         return out
 
     return apply_to
+
+
+@pytest.fixture(scope="module")
+def packed(home: Path, apply: Apply) -> dict[str, Path]:
+    """A folder with a packed model of every family."""
+    return {family: apply(RoundToNearest(group_size=32), tiny(home, family)).folder for family in sorted(FAMILIES)}
 
 
 def logits_of(model: Path, folder: Path) -> torch.Tensor:
@@ -160,20 +191,47 @@ def test_a_carved_student_and_a_tuned_model(family: str, home: Path, apply: Appl
 
 
 @families
-def test_quantized_and_recovered(family: str, home: Path, apply: Apply) -> None:
+def test_quantized_and_recovered(family: str, home: Path, apply: Apply, packed: dict[str, Path]) -> None:
     folder = tiny(home, family)
     facts = read_facts(folder)
     gptq = apply(Gptq(group_size=32, windows=32, length=64), folder)
-    out = apply(RoundToNearest(group_size=32), folder)
-    assert 0 < lost(gptq.folder, folder, home) < lost(out.folder, folder, home)
+    assert 0 < lost(gptq.folder, folder, home) < lost(packed[family], folder, home)
 
-    packed = [m for m in Model(out.folder).materialize(torch.float32).modules() if isinstance(m, PackedLinear)]
-    assert len(packed) == LAYERS * len(architecture.linears(facts.config))
-    recovered = Model(apply(Scales(**SHORT, scale_learning_rate=1e-3), out.folder).folder)
-    before, learning = Model(out.folder), Scales().learning(out.facts)
+    before = Model(packed[family])
+    modules = dict(before.materialize(torch.float32).named_modules())
+    found = [name for name, module in modules.items() if isinstance(module, PackedLinear)]
+    assert len(found) == LAYERS * len(architecture.linears(facts.config))
+    assert [name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)] == ["lm_head"]
+    recovered = Model(apply(Scales(**SHORT, scale_learning_rate=1e-3), before.folder).folder)
+    learning = Scales().learning(before.facts)
     still = {name for name in before.names if torch.equal(before.tensor(name), recovered.tensor(name))}
     assert not learning & still or learning & still < architecture.norms(facts.config)
     assert before.facts.tensors().keys() - learning <= still
+
+
+@pytest.fixture(scope="module")
+def read(home: Path, packed: dict[str, Path]) -> dict[str, Path]:
+    """What plain transformers with GPTQModel, in a process without Attar, finds in the packed models."""
+    environment = {**os.environ, "GPTQMODEL_CPU_WORKERS": "2", "HF_HUB_OFFLINE": "1", "TORCHDYNAMO_DISABLE": "1"}
+    command = [sys.executable, "-c", READER, *map(str, packed.values())]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=home)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {family: folder.with_suffix(".read") for family, folder in packed.items()}
+
+
+@families
+def test_a_foreign_reader_finds_our_weights_and_our_function(
+    family: str, packed: dict[str, Path], read: dict[str, Path]
+) -> None:
+    found = load_file(read[family])
+    ours = Model(packed[family]).materialize(torch.float32)
+    modules = {name: module for name, module in ours.named_modules() if isinstance(module, PackedLinear)}
+    assert set(modules) == set(found) - {"logits"}
+    for name, module in modules.items():
+        assert torch.equal(found[name], module.dequantize(torch.float32)), name
+    with torch.no_grad():
+        p = ours(input_ids=torch.arange(0, 128).view(2, 64)).logits.log_softmax(-1)
+    assert float((p.exp() * (p - found["logits"].log_softmax(-1))).sum(-1).mean()) < 0.002
 
 
 @families
