@@ -273,11 +273,13 @@ def with_layers(config: Mapping[str, Any], kept: Sequence[int], stage: str) -> d
     return {known.keys.layers: len(kept), **per_layer}
 
 
-def require_length(config: Mapping[str, Any], length: int, stage: str) -> None:
-    """Refuse windows longer than a learned table of positions; others have no end that is wrong in itself."""
+def require_length(config: Mapping[str, Any], length: int, asked: str) -> None:
+    """Refuse windows longer than a learned table of positions; other positions have no end that is wrong in itself.
+
+    Args:
+        length: tokens of a window.
+        asked: who asks for it and by which setting, to begin the sentence with.
+    """
     longest = numbers(config).positions
     if family(config).positions and length > longest:
-        raise BadInput(
-            f"{stage}: length={length} is longer than the {longest} positions that the model has learned; "
-            f"the longest window is {longest}"
-        )
+        raise BadInput(f"{asked} is longer than the {longest} positions that the model has learned")

@@ -9,7 +9,7 @@ from attar import architecture
 from attar.errors import BadInput
 
 Part = Literal["embeddings", "body", "head", "rest"]
-BYTES = {"F64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I8": 1, "U8": 1}
+BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 

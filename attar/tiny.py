@@ -27,7 +27,7 @@ CONFIG: dict[str, Any] = {
 }
 # What else a family needs to be tiny: windows that slide within a test's, a scale of attention that fits the heads.
 FAMILY: dict[str, dict[str, Any]] = {
-    "gemma2": {"sliding_window": 16, "query_pre_attn_scalar": 16, "final_logit_softcapping": 5.0},
+    "gemma2": {"sliding_window": 16, "query_pre_attn_scalar": 16, "final_logit_softcapping": 1.0},
     "gemma3_text": {"sliding_window": 16, "query_pre_attn_scalar": 16, "sliding_window_pattern": 2},
     "opt": {"init_std": 0.1, "dropout": 0.0},
 }

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from attar import machine as hardware
+from attar.architecture import require_length
 from attar.data import Corpus, open_corpus
 from attar.errors import BadInput
 from attar.facts import ModelFacts
 from attar.store import Store
+from attar.suite import Suite
 from pipelines import advice
 from pipelines.chain import Link
 from pipelines.child import Watch
@@ -125,7 +127,7 @@ def make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch = lambda 
     origin = open_model(recipe.model, recipe.task, home, complete, watch)
     if origin.facts.quantization is not None:
         raise BadInput(f"the model {recipe.model} is quantized already; start from the dense one it was made of")
-    _check_chain(chain, origin.facts)
+    _check_chain(chain, origin.facts, recipe.measure)
     corpus = open_corpus(
         recipe.data,
         home.corpus,
@@ -144,14 +146,20 @@ def make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch = lambda 
     return Plan(recipe, home, machine, tuple(steps), tuple(warnings), disk)
 
 
-def _check_chain(chain: tuple[Link, ...], facts: ModelFacts) -> None:
+def _check_chain(chain: tuple[Link, ...], facts: ModelFacts, suite: Suite) -> None:
     """Facts through all stages, before any data is read: an order that cannot work is told in milliseconds."""
+    require_length(facts.config, suite.length, f"measure: length={suite.length}")
+    if suite.speed:
+        generated = f"measure: prompt={suite.prompt} with new_tokens={suite.new_tokens}"
+        require_length(facts.config, suite.prompt + suite.new_tokens, generated)
     for link in chain:
         facts = _planned(link, facts)
 
 
 def _planned(link: Link, facts: ModelFacts) -> ModelFacts:
     try:
+        for _, length in link.stage.tokens().values():
+            require_length(facts.config, length, f"{link.stage.stage}: length={length}")
         return link.stage.plan(facts)
     except BadInput as error:
         text, name = str(error), link.stage.stage

@@ -79,11 +79,8 @@ class Depth(Stage):
     def plan(self, facts: ModelFacts) -> ModelFacts:
         if facts.quantization:
             raise BadInput("prune.depth: the model is quantized already; remove layers before the quantization")
-        if isinstance(self.layers, list):
-            if self.contiguous:
-                raise BadInput("prune.depth: contiguous chooses a block, and layers names the layers already; drop one")
-        else:
-            architecture.require_length(facts.config, self.length, self.stage)
+        if isinstance(self.layers, list) and self.contiguous:
+            raise BadInput("prune.depth: contiguous chooses a block, and layers names the layers already; drop one")
         # Which layers go is known after calibration; all have the same shape, so any choice plans alike.
         last = range(facts.layers)[-self.count(facts.layers) :]
         gone = self.layers if isinstance(self.layers, list) else last

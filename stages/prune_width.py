@@ -110,7 +110,6 @@ class Width(Stage):
                 raise BadInput(
                     f"prune.width: {name}={asked} removes nothing of {all_of} {what}; ask for more or for nothing of it"
                 )
-        architecture.require_length(facts.config, self.length, "prune.width")
         heads = facts.heads // facts.kv_heads * groups
         # head_dim is no longer hidden ÷ heads when heads go
         left = {"ffn": channels, "heads": heads, "kv_heads": groups, "head_dim": facts.head_dim}

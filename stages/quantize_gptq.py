@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from attar.architecture import linears, require_length, shared_inputs
+from attar.architecture import linears, shared_inputs
 from attar.encoding import packed_facts
 from attar.facts import ModelFacts
 from stages.base import Context, Cost, Stage, Use
@@ -52,7 +52,6 @@ class Gptq(Stage):
     length: Annotated[int, Field(ge=8, le=32768, description="tokens in a calibration window")] = 512
 
     def plan(self, facts: ModelFacts) -> ModelFacts:
-        require_length(facts.config, self.length, self.stage)
         details = {"method": "gptq", "mse": self.mse, "act_order": self.act_order, "damping": self.damping}
         return packed_facts(facts, self.stage, self.bits, self.group_size, self.symmetric, details)
 
