@@ -1,5 +1,6 @@
 """Laws of what decides which channels go: Taylor importance, and which importance beats which on a real model."""
 
+from collections.abc import Callable
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from attar.sources import resolve
 from attar.store import Store
 from attar.stream import LayerStream
 from attar.taylor import LAST, Salience, backward
-from attar.testing import run_on, write_text
+from attar.testing import write_text
 from attar.tiny import tiny_model
-from stages.base import stage_seed
+from attar.writer import Writer
+from stages.base import Stage, stage_seed
 from stages.prune_width import Inputs, Width, expand, refit, top
+
+Apply = Callable[[Stage, Path], Writer]
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2"])
@@ -71,16 +75,14 @@ def test_a_refit_never_loses_to_a_plain_cut(seed: int) -> None:
     assert error <= (1 + 1e-5) * (x[:, columns] @ weight[:, columns].T - target).square().sum()
 
 
-def test_attention_is_refit_to_the_heads_that_stay(tmp_path: Path) -> None:
+def test_attention_is_refit_to_the_heads_that_stay(tmp_path: Path, workshop: Path, apply_here: Apply) -> None:
     """What o_proj gives on the calibration text is nearer to the original than without the refit."""
     folder = tiny_model(tmp_path / "model", num_hidden_layers=1)
     stage = Width(ffn=0.0, attention=0.5, windows=4, length=64)
     cut = stage.model_copy(update={"compensate": False})
-    made = [Model(run_on(s, folder, tmp_path / str(s.compensate)).folder) for s in (stage, cut)]
+    made = [Model(apply_here(s, folder).folder) for s in (stage, cut)]
     source, facts, name = Model(folder), read_facts(folder), "self_attn.o_proj"
-    text = open_corpus(
-        DataSettings(source=str(tmp_path / "True" / "text.txt")), tmp_path / "True" / "store" / "dataset"
-    )
+    text = open_corpus(DataSettings(source=str(workshop / "text.txt")), workshop / "dataset")
     ids = text.windows("calibration", source.tokenizer_file, 4, 64, stage_seed(0, "prune.width"))
     seen: list[torch.Tensor] = []
     for layer in LayerStream(source, ids, torch.float32, "cpu"):

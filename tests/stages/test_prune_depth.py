@@ -1,6 +1,7 @@
 """Laws of removing layers, on tiny random models."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from attar.architecture import FAMILIES
 from attar.checkpoint import WEIGHTS, read_facts
 from attar.errors import BadInput
 from attar.model import Model, keep_layers
 from attar.removal import angular_distance, block_influence, losses, shortened, turns
 from attar.stream import LayerStream
-from attar.testing import check_stage, run_on
+from attar.testing import check_stage
 from attar.tiny import tiny_model
+from attar.writer import Writer
+from stages.base import Stage
 from stages.prune_depth import Depth
 
+Apply = Callable[[Stage, Path], Writer]
 IDS = np.random.default_rng(0).integers(0, 512, size=(3, 40))
 SMALL: dict[str, Any] = {"windows": 2, "length": 32}
 
@@ -97,7 +102,7 @@ def test_turns_are_those_of_the_residual_stream(folder: Path, span: int) -> None
     ],
     ids=lambda s: "-".join(map(str, s.values())),
 )
-def test_layers_that_do_nothing_go_first(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_layers_that_do_nothing_go_first(tmp_path: Path, apply_here: Apply, settings: dict[str, Any]) -> None:
     """Two layers that write nothing into the residual stream are found, and without them nothing changes."""
     folder = tiny_model(tmp_path / "model", num_hidden_layers=5)
     tensors = load_file(folder / WEIGHTS)
@@ -105,22 +110,20 @@ def test_layers_that_do_nothing_go_first(tmp_path: Path, settings: dict[str, Any
         for name in ("self_attn.o_proj", "mlp.down_proj"):
             tensors[f"model.layers.{index}.{name}.weight"].zero_()
     save_file(tensors, folder / WEIGHTS)
-    artifact = run_on(Depth(layers=0.4, **settings, **SMALL), folder, tmp_path / "home")
-    assert artifact.manifest["notes"]["removed_layers"] == [2, 3]
+    out = apply_here(Depth(layers=0.4, **settings, **SMALL), folder)
+    assert out.notes["removed_layers"] == [2, 3]
     ids = torch.from_numpy(IDS)
-    before, after = (Model(f).materialize(torch.float32)(input_ids=ids).logits for f in (folder, artifact.folder))
+    before, after = (Model(f).materialize(torch.float32)(input_ids=ids).logits for f in (folder, out.folder))
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["gemma2", "gpt2", "opt"])
-def test_other_families_lose_layers_too(tmp_path: Path, model_type: str) -> None:
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_every_family_loses_layers(tmp_path: Path, apply_here: Apply, model_type: str) -> None:
     """What is saved is the model in memory without those layers: kinds of layers, positions, capped logits and all."""
     folder = tiny_model(tmp_path / "model", model_type)
-    artifact = run_on(Depth(layers=1, **SMALL), folder, tmp_path / "home")
-    made = Model(artifact.folder)
-    model = Model(folder).materialize(torch.float32)
-    gone = artifact.manifest["notes"]["removed_layers"]
-    keep_layers(model, made.facts.config, [i for i in range(4) if i not in gone])
+    out = apply_here(Depth(layers=1, **SMALL), folder)
+    made, model = Model(out.folder), Model(folder).materialize(torch.float32)
+    keep_layers(model, made.facts.config, [i for i in range(4) if i not in out.notes["removed_layers"]])
     ids = torch.from_numpy(IDS)
     with torch.no_grad():
         expected, found = (m(input_ids=ids, use_cache=False).logits for m in (model, made.materialize(torch.float32)))
@@ -128,18 +131,17 @@ def test_other_families_lose_layers_too(tmp_path: Path, model_type: str) -> None
 
 
 @pytest.mark.parametrize("spelled", [True, False])
-def test_the_kinds_of_layers_stay_with_their_layers(tmp_path: Path, spelled: bool) -> None:
+def test_the_kinds_of_layers_stay_with_their_layers(tmp_path: Path, apply_here: Apply, spelled: bool) -> None:
     """Whether the config lists them or derives them from the places, which the removal moves."""
     kinds = ["full_attention", "full_attention", "sliding_attention", "sliding_attention"]
-    more: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2}
+    more: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2}
     folder = tiny_model(tmp_path / "model", "qwen2", **more)
     facts = read_facts(folder)
     assert facts.config["layer_types"] == kinds
     if not spelled:
         facts = facts.changed(layer_types=None)
         (folder / "config.json").write_text(json.dumps(dict(facts.config)))
-    artifact = run_on(Depth(layers=[1, 3]), folder, tmp_path / "home")
-    made = read_facts(artifact.folder)
+    made = read_facts(apply_here(Depth(layers=[1, 3]), folder).folder)
     assert made.config["layer_types"] == ["full_attention", "sliding_attention"]
     assert made.layers == 2
 

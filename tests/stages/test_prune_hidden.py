@@ -1,5 +1,6 @@
 """Laws of cutting hidden channels, which touches every tensor of a model."""
 
+from collections.abc import Callable
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from attar.checkpoint import read_facts
 from attar.errors import BadInput
 from attar.model import Model
 from attar.narrowing import Residual
-from attar.testing import check_stage, run_on
+from attar.testing import check_stage
 from attar.tiny import tiny_model
+from attar.writer import Writer
+from stages.base import Stage
 from stages.prune_width import Width
 
+Apply = Callable[[Stage, Path], Writer]
 SMALL: dict[str, Any] = {"ffn": 0.0, "windows": 2, "length": 32, "multiple_of": 16}
 
 
@@ -28,17 +32,17 @@ def test_all_cuts_at_once_keep_the_contract() -> None:
     assert "lm_head.weight" not in facts.tensors()
 
 
-@pytest.mark.parametrize("model_type", ["llama", "phi3", "qwen3"])
-def test_sliced_equals_masked(tmp_path: Path, model_type: str) -> None:
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "phi3", "qwen2", "qwen3"])
+def test_sliced_equals_masked(tmp_path: Path, apply_here: Apply, model_type: str) -> None:
     """Without compensation the result is the original that writes nothing to the lost channels.
 
     A norm over 48 of 64 channels divides by another mean; the masked model's weights and epsilon account for that.
     """
     folder = tiny_model(tmp_path / "model", model_type, attention_bias=model_type != "phi3", mlp_bias=True)
     stage = Width(hidden=0.25, compensate=False, importance="activation", **SMALL)
-    artifact = run_on(stage, folder, tmp_path / "home")
+    out = apply_here(stage, folder)
     kept = torch.zeros(64, dtype=torch.bool)
-    kept[artifact.manifest["notes"]["kept_hidden"]] = True
+    kept[out.notes["kept_hidden"]] = True
     assert kept.sum() == 48
     masked: Any = Model(folder).materialize(torch.float32)
     config = read_facts(folder).config
@@ -55,16 +59,16 @@ def test_sliced_equals_masked(tmp_path: Path, model_type: str) -> None:
     for module in masked.modules():
         if hasattr(module, "variance_epsilon") and module.weight.shape == (64,):
             module.variance_epsilon *= 48 / 64
-    pruned = Model(artifact.folder).materialize(torch.float32)
+    pruned = Model(out.folder).materialize(torch.float32)
     ids = torch.arange(60)[None]
     torch.testing.assert_close(pruned(input_ids=ids).logits, masked(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_heads_that_divide_only_the_result_are_no_obstacle(tmp_path: Path) -> None:
+def test_heads_that_divide_only_the_result_are_no_obstacle(tmp_path: Path, apply_here: Apply) -> None:
     """A Llama's width is a multiple of its heads; 60 is none of the 8 before, and one of the 6 that are left."""
     folder = tiny_model(tmp_path / "model", num_attention_heads=8, num_key_value_heads=4, head_dim=8)
     stage = Width(hidden=0.06, attention=0.25, importance="magnitude", **{**SMALL, "multiple_of": 2})
-    facts = read_facts(run_on(stage, folder, tmp_path / "home").folder)
+    facts = read_facts(apply_here(stage, folder).folder)
     assert (facts.hidden, facts.heads, facts.head_dim) == (60, 6, 8)
 
 
