@@ -38,7 +38,7 @@ def family(config: Mapping[str, Any]) -> Family:
     known = FAMILIES[kind]
     keys = known.keys
     required = [keys.hidden, keys.layers, keys.heads, keys.vocabulary]
-    required += [keys.ffn] if known is not FAMILIES["gpt2"] or config.get(keys.ffn) is not None else []
+    required += [keys.ffn] if known.ffn_factor is None or config.get(keys.ffn) is not None else []
     missing = [key for key in required if not isinstance(config.get(key), int)]
     if missing:
         raise BadInput(f"config.json of a {kind} model lacks the number {missing[0]!r}")
@@ -72,14 +72,15 @@ def read(config: Mapping[str, Any], key: str) -> Any:
 
 def numbers(config: Mapping[str, Any]) -> Numbers:
     """All numbers of a config."""
-    keys = family(config).keys
+    known = family(config)
+    keys = known.keys
     return Numbers(
         layers=int(config[keys.layers]),
         hidden=int(config[keys.hidden]),
         heads=int(config[keys.heads]),
         kv_heads=kv_heads(config),
         head_dim=head_dim(config),
-        ffn=int(config.get(keys.ffn) or 4 * config[keys.hidden]),
+        ffn=int(config.get(keys.ffn) or (known.ffn_factor or 0) * config[keys.hidden]),
         vocabulary=int(config[keys.vocabulary]),
         positions=int(read(config, keys.positions) or 0),
     )

@@ -149,6 +149,6 @@ def materialize_buffers(model: nn.Module, device: str) -> None:
         if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             continue
         if isinstance(module, nn.Embedding):
-            module.embed_scale = torch.tensor(module.scalar_embed_scale, device=device)  # type: ignore[arg-type]
+            module.embed_scale = torch.tensor(module.scalar_embed_scale, device=device)
         else:
             _replace(model, name, type(module)(config=module.config).to(device))

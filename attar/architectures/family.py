@@ -87,6 +87,7 @@ class Family:
     norm_offset: float = 0.0  # a norm scales by its weight plus this
     # What transformers takes where a config lacks a key.
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    ffn_factor: int | None = None  # FFN channels ÷ hidden width where a config may leave it open
     refuses: tuple[Refusal, ...] = ()
     layer_types: LayerTypes = lambda _: None
     whole_heads: bool = False  # transformers wants a hidden width that the number of heads divides

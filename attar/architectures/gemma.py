@@ -34,7 +34,6 @@ def every(pattern: int, config: Mapping[str, Any]) -> list[str]:
 DEFAULTS = {
     "num_key_value_heads": 4,
     "head_dim": 256,
-    "sliding_window": 4096,
     "tie_word_embeddings": True,
 }
 GEMMA2 = Family(

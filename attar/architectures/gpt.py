@@ -51,6 +51,7 @@ GPT2 = Family(
     final_norm="transformer.ln_f",
     norm_bias=True,
     defaults={"tie_word_embeddings": True, "n_positions": 1024, "add_cross_attention": False},
+    ffn_factor=4,
     refuses=(cross_attention,),
     aliases=tuple((part, f"transformer.{part}") for part in ("h.", "wte.", "wpe.", "ln_f.")),
 )

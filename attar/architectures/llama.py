@@ -44,7 +44,7 @@ LLAMA = Family(
 MISTRAL = Family(
     linears=separate(),
     norms=BEFORE,
-    defaults={"num_key_value_heads": 8, "sliding_window": 4096},
+    defaults={"num_key_value_heads": 8},
 )
 QWEN = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 QWEN2 = Family(
