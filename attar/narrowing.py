@@ -95,8 +95,11 @@ def survey(stream: LayerStream, seen: Residual) -> None:
     family = architecture.family(stream.source.facts.config)
     norms = [norm.name for norm in family.norms if norm.axis == "hidden"]
     for layer in stream:
-        prefix = layer.prefix
-        layer.inputs(norms, lambda name, x_ND, prefix=prefix: seen(prefix + name, x_ND))
+
+        def visit(name: str, x_ND: Tensor, prefix: str = layer.prefix) -> None:
+            seen(prefix + name, x_ND)
+
+        layer.inputs(norms, visit)
     for start, stop in stream.batches:
         seen(family.final_norm, stream.hidden[start:stop].flatten(0, -2))
 

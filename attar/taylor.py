@@ -33,7 +33,7 @@ class Salience:
         self._squares: dict[str, Tensor] = {}
 
     def __call__(self, name: str, products_BTI: Tensor) -> None:
-        sums_BTG = products_BTI.unflatten(-1, (-1, self.together.get(name, 1))).sum(-1)
+        sums_BTG = products_BTI.reshape(*products_BTI.shape[:2], -1, self.together.get(name, 1)).sum(-1)
         squares_G = sums_BTG.abs().mean(1).square().sum(0)
         self._squares[name] = self._squares[name] + squares_G if name in self._squares else squares_G
 
@@ -66,7 +66,9 @@ def backward(
 
     def watch(name: str, a_BTI: Tensor) -> None:
         value = a_BTI.detach()
-        a_BTI.register_hook(lambda slope: visit(name, value.float() * slope.float()))
+        a_BTI.register_hook(  # type: ignore[no-untyped-call]
+            lambda slope: visit(name, value.float() * slope.float())
+        )
 
     def begin(_: nn.Module, __: Any, out: Tensor) -> Tensor:
         return out.requires_grad_(True)  # weights are frozen: the graph begins here
