@@ -82,8 +82,8 @@ class Width(Stage):
                 )
         heads = facts.heads // facts.kv_heads * groups
         # head_dim is no longer hidden ÷ heads when heads go
-        left = {"ffn": channels, "heads": heads, "kv_heads": groups, "head_dim": facts.head_dim}
-        return facts.changed(**architecture.resized(facts.config, self.stage, **left), dtype="bfloat16")
+        numbers = {"ffn": channels, "heads": heads, "kv_heads": groups, "head_dim": facts.head_dim}
+        return facts.changed(**architecture.resized(facts.config, self.stage, **numbers), dtype="bfloat16")
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         tokens = self.windows * self.length
@@ -115,11 +115,10 @@ class Width(Stage):
                 chosen = top(self._group_scores(layer, seen, source.facts), groups)
                 kept["key"], kept["query"] = (expand(chosen, source.facts, query) for query in (False, True))
             state = {}
-            for name, tensor in layer.module.named_parameters():
-                cut_tensor = refitted(name, tensor, kept, seen, source.facts)
-                if cut_tensor is None:
-                    cut_tensor = cut(tensor, axes[name], kept, stream.config)
-                state[name] = out.tensor(layer.prefix + name, cut_tensor).to(tensor)  # go on with what was stored
+            for name, tensor in layer.module.state_dict().items():
+                fitted = refitted(name, tensor, kept, seen, source.facts)
+                left = cut(tensor, axes[name], kept, stream.config) if fitted is None else fitted
+                state[name] = out.tensor(layer.prefix + name, left).to(tensor)  # go on with what was stored
             layer.exchange(load(narrower[layer.index], state))
             context.progress(layer.index + 1, len(stream), "layers")
         for name, tensor in stream.rest():
@@ -130,13 +129,16 @@ class Width(Stage):
         family = architecture.family(facts.config)
         if self.importance == "activation":
             return seen.importance(family.down)
-        found = []
+        found, sizes = [], architecture.sizes(facts.config)
         for linear in family.flat:
             square = layer.weight(linear.name).float().square()
-            sizes = [architecture.sizes(facts.config)[axis] for axis in linear.outputs]
-            parts = zip(linear.outputs, square.split(sizes), strict=True)
-            found += [part.sum(1) for axis, part in parts if axis == "ffn"]
-            found += [square.sum(0)] if linear.inputs == "ffn" else []
+            start = 0
+            for axis in linear.outputs:
+                if axis == "ffn":
+                    found.append(square[start : start + sizes[axis]].sum(1))
+                start += sizes[axis]
+            if linear.inputs == "ffn":
+                found.append(square.sum(0))
         return sum(found[1:], start=found[0])
 
     def _group_scores(self, layer: StreamedLayer, seen: Inputs, facts: ModelFacts) -> torch.Tensor:
