@@ -200,7 +200,7 @@ class _Surroundings:
     @torch.no_grad()
     def embed(self, ids_BT: torch.Tensor, embedding_VH: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The hidden states that enter the first layer, [batch, tokens, hidden]; casts only the rows that occur."""
-        used, places = torch.unique(ids_BT, return_inverse=True)  # type: ignore[no-untyped-call]
+        used, places = torch.unique(ids_BT, return_inverse=True)
         self.table.weight = nn.Parameter(embedding_VH[used].to(self.device, dtype), requires_grad=False)
         embedded_BTH = self.table(places.to(self.device))
         self._call(embedded_BTH)

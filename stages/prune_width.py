@@ -112,9 +112,9 @@ class Width(Stage):
                 )
         heads = facts.heads // facts.kv_heads * groups
         # head_dim is no longer hidden ÷ heads when heads go
-        narrow = {"ffn": channels, "heads": heads, "kv_heads": groups, "head_dim": facts.head_dim}
-        narrow |= {"hidden": hidden} if self.hidden else {}
-        return facts.changed(**architecture.resized(facts.config, self.stage, **narrow), dtype="bfloat16")
+        numbers = {"ffn": channels, "heads": heads, "kv_heads": groups, "head_dim": facts.head_dim}
+        numbers |= {"hidden": hidden} if self.hidden else {}
+        return facts.changed(**architecture.resized(facts.config, self.stage, **numbers), dtype="bfloat16")
 
     def _why(self, step: int) -> str:
         """What else than ``multiple_of`` makes the step of the hidden width, in brackets."""
@@ -159,11 +159,10 @@ class Width(Stage):
                 chosen = top(self._group_scores(layer, seen, salience), groups)
                 kept["key"], kept["query"] = (expand(chosen, source.facts, query) for query in (False, True))
             state = {}
-            for name, whole in layer.module.named_parameters():
-                narrow = refitted(name, whole, kept, seen, source.facts)
-                if narrow is None:
-                    narrow = cut(whole, axes[name], kept, stream.config)
-                state[name] = out.tensor(layer.prefix + name, narrow).to(whole)  # go on with what was stored
+            for name, tensor in layer.module.state_dict().items():
+                fitted = refitted(name, tensor, kept, seen, source.facts)
+                left = cut(tensor, axes[name], kept, stream.config) if fitted is None else fitted
+                state[name] = out.tensor(layer.prefix + name, left).to(tensor)  # go on with what was stored
             layer.exchange(load(narrower[layer.index], state))
             context.progress(layer.index + 1, len(stream), "layers")
         for name, tensor in stream.rest():
@@ -215,22 +214,22 @@ class Width(Stage):
 
     def ffn_scores(self, layer: StreamedLayer, seen: Inputs, salience: Salience | None) -> torch.Tensor:
         """Importance of a layer's FFN channels."""
-        import torch
-
-        config = layer.config
-        family = architecture.family(config)
+        family = architecture.family(layer.config)
         if salience is not None:
             return salience.importance(layer.prefix + family.down)
         if self.importance == "activation":
             return seen.importance(family.down)
-        found = []
+        found, sizes = [], architecture.sizes(layer.config)
         for linear in family.flat:
             square = layer.weight(linear.name).float().square()
-            sizes = [architecture.sizes(config)[axis] for axis in linear.outputs]
-            parts = zip(linear.outputs, torch.split(square, sizes), strict=True)
-            found += [part.sum(1) for axis, part in parts if axis == "ffn"]
-            found += [square.sum(0)] if linear.inputs == "ffn" else []
-        return torch.stack(found).sum(0)
+            start = 0
+            for axis in linear.outputs:
+                if axis == "ffn":
+                    found.append(square[start : start + sizes[axis]].sum(1))
+                start += sizes[axis]
+            if linear.inputs == "ffn":
+                found.append(square.sum(0))
+        return sum(found[1:], start=found[0])
 
     def _group_scores(self, layer: StreamedLayer, seen: Inputs, salience: Salience | None) -> torch.Tensor:
         out, groups = architecture.family(layer.config).out, architecture.numbers(layer.config).kv_heads
