@@ -118,7 +118,7 @@ class Width(Stage):
 
     def _why(self, step: int) -> str:
         """What else than ``multiple_of`` makes the step of the hidden width, in brackets."""
-        return "" if step == self.multiple_of else f" (multiple_of={self.multiple_of} and whole heads)"
+        return "" if step == self.multiple_of else f" (whole heads, and multiple_of={self.multiple_of}: lower it)"
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         tokens = self.windows * self.length

@@ -92,7 +92,7 @@ def test_gains_restore_the_root_mean_square() -> None:
     [
         ("llama", {"hidden": 0.9}, r"hidden=0\.9 leaves none of 64 hidden channels in steps of 16"),
         ("llama", {"hidden": 0.05}, r"hidden=0\.05 removes nothing of 64 hidden channels in steps of 16"),
-        ("llama", {"hidden": 0.1, "multiple_of": 6}, r"in steps of 12 \(multiple_of=6 and whole heads\)"),
+        ("llama", {"hidden": 0.1, "multiple_of": 6}, r"in steps of 12 \(whole heads, and multiple_of=6: lower it\)"),
         ("gemma2", {"hidden": 0.5}, "root of its hidden width"),
         ("gpt2", {"hidden": 0.5}, "no head_dim"),
     ],
