@@ -35,7 +35,7 @@ class Width(Stage):
     loses the same number, so the result opens with AutoModel as it is.
 
     Hidden channels are the residual stream itself: embedding, head, norms and every matrix at it lose the same ones,
-    those that matter least behind the norms of all layers together. It is the harshest of the three cuts.
+    those that matter least behind the norms of all layers together.
 
     With ``compensate`` the remaining inputs of the linears that lead out of FFN and attention take over what the
     removed ones contributed: the least-squares solution ``W H[:, K] (H[K, K] + λI)⁻¹`` for the inputs' second moments
