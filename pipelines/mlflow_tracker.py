@@ -14,6 +14,7 @@ from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME, MLFLOW_USER
 
+from pipelines.chain import spelled
 from pipelines.home import Home
 from pipelines.journal import Record
 from pipelines.process import alive
@@ -76,7 +77,7 @@ class MlflowTracker:
         }
         run = self._create("parent", record["run"], record["time"], tags)
         flat = {key: value for key, value in recipe.items() if key not in ("stages", "track")}
-        flat["stages"] = " → ".join(entry["stage"] for entry in recipe["stages"])
+        flat["stages"] = spelled(recipe["stages"])
         self._params(run, flatten(flat) | flatten({"machine": record["machine"]}))
 
     def _step(self, record: Record) -> None:

@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from attar import machine as hardware
+from attar.architecture import require_length
 from attar.data import Corpus, open_corpus
 from attar.errors import BadInput
 from attar.facts import ModelFacts
 from attar.store import Store
+from attar.suite import Suite
 from pipelines import advice
+from pipelines.chain import Link
 from pipelines.child import Watch
 from pipelines.estimate import Estimate, estimate_measure, estimate_stage
 from pipelines.home import Home
@@ -42,6 +45,18 @@ class Step:
     @property
     def label(self) -> str:
         return f"{self.index} {self.name}"
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """What pruning changes: the numbers of the model that comes out."""
+        facts = self.facts
+        return {
+            "layers": facts.layers,
+            "hidden": facts.hidden,
+            "ffn": facts.ffn,
+            "heads": facts.heads,
+            "kv_heads": facts.kv_heads,
+        }
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,7 @@ class Plan:
                     "cached": step.cached,
                     "measured": step.measured,
                     "parameters": step.facts.parameters,
+                    "shape": step.shape,
                     "bytes": step.facts.bytes,
                     "compression_ratio": self.ratio(step),
                     "memory_bytes": max(step.work.memory, step.measuring.memory),
@@ -125,11 +141,11 @@ def _require_disk(plan: Plan) -> None:
 def _make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch) -> Plan:
     machine = resolve_machine(recipe.device, recipe.dtype)
     home.store.require_writable()
-    chain = recipe.parsed()
+    chain = recipe.chain()
     origin = open_model(recipe.model, recipe.task, home, complete, watch)
     if origin.facts.quantization is not None:
         raise BadInput(f"the model {recipe.model} is quantized already; start from the dense one it was made of")
-    _check_chain(chain, origin.facts)
+    _check_chain(chain, origin.facts, recipe.measure)
     corpus = open_corpus(
         recipe.data,
         home.corpus,
@@ -146,19 +162,24 @@ def _make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch) -> Plan
     return Plan(recipe, home, machine, tuple(steps), tuple(warnings), disk)
 
 
-def _check_chain(chain: tuple[Stage, ...], facts: ModelFacts) -> None:
+def _check_chain(chain: tuple[Link, ...], facts: ModelFacts, suite: Suite) -> None:
     """Facts through all stages, before any data is read: an order that cannot work is told in milliseconds."""
-    for index, stage in enumerate(chain):
-        facts = _planned(stage, index, facts)
+    require_length(facts.config, suite.length, f"measure: length={suite.length}")
+    if suite.speed:
+        generated = f"measure: prompt={suite.prompt} with new_tokens={suite.new_tokens}"
+        require_length(facts.config, suite.prompt + suite.new_tokens, generated)
+    for link in chain:
+        facts = _planned(link, facts)
 
 
-def _planned(stage: Stage, index: int, facts: ModelFacts) -> ModelFacts:
+def _planned(link: Link, facts: ModelFacts) -> ModelFacts:
     try:
-        return stage.plan(facts)
+        for _, length in link.stage.tokens().values():
+            require_length(facts.config, length, f"{link.stage.stage}: length={length}")
+        return link.stage.plan(facts)
     except BadInput as error:
-        text = str(error)
-        where = f"stages.{index}" if text.startswith(stage.stage) else f"stages.{index}: {stage.stage}"
-        raise BadInput(f"{where}: {text}") from None
+        text, name = str(error), link.stage.stage
+        raise BadInput(f"{link.where}: {text}" if text.startswith(name) else f"{link.where}: {name}: {text}") from None
 
 
 class _Data:
@@ -168,7 +189,7 @@ class _Data:
         self.corpus = corpus
         self.origin = origin
 
-    def check(self, recipe: Recipe, chain: tuple[Stage, ...]) -> None:
+    def check(self, recipe: Recipe, chain: tuple[Link, ...]) -> None:
         from pathlib import Path
 
         tokenizer = Path(self.origin.ref.folder) / "tokenizer.json"
@@ -179,8 +200,8 @@ class _Data:
                     "(AutoTokenizer.from_pretrained(…).save_pretrained(…))"
                 )
             return  # a config alone: the tokens cannot be counted yet
-        for stage in chain:
-            for split, (count, length) in stage.tokens().items():
+        for link in chain:
+            for split, (count, length) in link.stage.tokens().items():
                 self.corpus.require(split, tokenizer, count, length)
         self.corpus.require("held-out", tokenizer, recipe.measure.windows, recipe.measure.length)
         self.corpus.require("other", tokenizer, recipe.measure.windows, recipe.measure.length)
@@ -198,11 +219,12 @@ class _Chain:
         self.corpus = corpus
         self.teachers: list[Material] = []  # those that a recipe names
 
-    def steps(self, chain: tuple[Stage, ...], complete: bool, watch: Watch) -> list[Step]:
+    def steps(self, chain: tuple[Link, ...], complete: bool, watch: Watch) -> list[Step]:
         steps = [self._step(0, None, self.origin, self.origin, {})]
-        for index, stage in enumerate(chain):
+        for link in chain:
+            stage = link.stage
             source = Material("previous", steps[-1].model, steps[-1].facts)
-            teacher = self._teacher(stage, index, source, complete, watch)
+            teacher = self._teacher(link, source, complete, watch)
             inputs = {"source": source.ref.fingerprint}
             if teacher is not None:
                 inputs["teacher"] = teacher.ref.fingerprint
@@ -211,11 +233,11 @@ class _Chain:
                     inputs[f"data.{split}"] = self.corpus.fingerprint(split)
             fingerprint = stage.fingerprint(inputs, self.machine.dtype, self.recipe.seed)
             made = Material(
-                f"stages.{index}",
+                link.where,
                 ModelRef(folder=str(self.store.folder("model", fingerprint)), fingerprint=fingerprint),
-                _planned(stage, index, source.facts),
+                _planned(link, source.facts),
             )
-            steps.append(self._step(index + 1, stage, made, source, inputs, teacher))
+            steps.append(self._step(len(steps), stage, made, source, inputs, teacher))
         return steps
 
     def _step(
@@ -256,7 +278,8 @@ class _Chain:
             measuring=estimate_measure(self.recipe.measure, made.facts, self.origin.facts, self.machine),
         )
 
-    def _teacher(self, stage: Stage, index: int, source: Material, complete: bool, watch: Watch) -> Material | None:
+    def _teacher(self, link: Link, source: Material, complete: bool, watch: Watch) -> Material | None:
+        stage = link.stage
         spec = stage.teacher_spec()
         if spec is None:
             return None
@@ -270,13 +293,13 @@ class _Chain:
         unchanged = stage.plan(source.facts).changed(dtype=None) == source.facts.changed(dtype=None)
         if teacher.ref.fingerprint == source.ref.fingerprint and unchanged and getattr(stage, "alpha", 0) == 1:
             raise BadInput(
-                f"stages.{index}: {stage.stage}: the teacher {spec} is the very model that would learn, so there is "
+                f"{link.where}: {stage.stage}: the teacher {spec} is the very model that would learn, so there is "
                 "nothing to learn at alpha=1; put the stage after one that changes the model, or lower alpha"
             )
         same = teacher.facts.tokenizer == source.facts.tokenizer
         if not same or teacher.facts.vocabulary != source.facts.vocabulary:
             raise BadInput(
-                f"stages.{index}: {stage.stage}: the tokenizer of the teacher {spec} differs from the student's, so "
+                f"{link.where}: {stage.stage}: the tokenizer of the teacher {spec} differs from the student's, so "
                 "their next-token distributions cannot be compared; choose a teacher with the same tokenizer.json"
             )
         return teacher

@@ -102,6 +102,7 @@ def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Pa
         "bytes": facts.bytes,
         "weight_bytes": facts.weight_bytes(),
         "proofs": proofs,
+        "notes": writer.notes,
     }
     artifact = store.commit("model", spec.fingerprint, draft, manifest)
     shutil.rmtree(context.state, ignore_errors=True)
