@@ -84,11 +84,12 @@ def header(path: Path) -> dict[str, dict[str, Any]]:
     return entries  # type: ignore[no-any-return]
 
 
-def read_facts(folder: Path, task: str = "causal-lm") -> ModelFacts:
+def read_facts(folder: Path, task: str = "causal-lm", weights: bool = True) -> ModelFacts:
     """Facts of a model folder.
 
     A folder with a config and no weights gives facts with ``stored=False`` (good for planning). Raises
     :class:`BadInput` when the folder, its config or its weights are missing, broken, pickled or contradict each other.
+    With ``weights=False`` those that are there are not looked at: they may be half of a download.
     """
     if not folder.is_dir():
         raise BadInput(f"the model folder {folder} does not exist")
@@ -96,8 +97,8 @@ def read_facts(folder: Path, task: str = "causal-lm") -> ModelFacts:
         raise BadInput(f"the model folder {folder} has no config.json")
     config = read_json(folder / "config.json")
     embedding = architecture.family(config).embedding  # refuses unknown families
-    files = weight_files(folder)
-    if not files and any(path.suffix in PICKLES for path in folder.iterdir()):
+    files = weight_files(folder) if weights else {}
+    if weights and not files and any(path.suffix in PICKLES for path in folder.iterdir()):
         raise BadInput(
             f"{folder} holds its weights only as pickle, which can run code when opened; "
             "convert it to safetensors with save_pretrained in a place you trust"

@@ -36,7 +36,7 @@ class Source:
 
     def facts(self, task: str = "causal-lm") -> ModelFacts:
         """Facts of the model; needs no weights, but what must be converted has to be imported first."""
-        return read_facts(self.folder, task)
+        return read_facts(self.folder, task, weights=not (self.kind == "hub" and self.import_needed))
 
 
 def resolve(spec: str, home: Path) -> Source:

@@ -82,9 +82,12 @@ class Store:
     def sweep(self) -> None:
         """Remove the drafts of processes that were killed: those whose fingerprint nobody holds the lock of."""
         for draft in self.root.glob("tmp/*"):
-            with self.lock(draft.name.rpartition("-")[2], wait=False) as held:
-                if held:
+            fingerprint = draft.name.rpartition("-")[2].partition(".")[0]
+            with self.lock(fingerprint, wait=False) as held:
+                if held and draft.is_dir():
                     shutil.rmtree(draft, ignore_errors=True)
+                elif held:
+                    draft.unlink(missing_ok=True)
 
     def commit(self, kind: Kind, fingerprint: str, draft: Path, manifest: dict[str, Any]) -> Artifact:
         """Hash every file, write the manifest and rename the draft into place, atomically."""

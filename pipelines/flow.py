@@ -94,6 +94,7 @@ def compress(
     except BaseException as error:  # also Prefect's and the terminal's way to stop a run
         cancelled = getattr(error, "exit_code", 130 if not isinstance(error, Exception) else 4) == 130
         text = str(error) if isinstance(error, AttarError) else f"{type(error).__name__}: {error}"
+        text = "cancelled; the same recipe goes on from here" if cancelled else text
         if execution is not None:
             execution.finish("cancelled" if cancelled else "failed", text)
         raise

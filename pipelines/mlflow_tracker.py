@@ -39,7 +39,8 @@ class MlflowTracker:
         except (OSError, ValueError, KeyError):
             self.runs = {}
         self.process = ""  # of the run, which may be long gone when its journal is sent
-        self.close_dead()
+        if not self.runs:  # otherwise a journal is being sent that begins in the middle: its runs are about to end
+            self.close_dead()
 
     def send(self, record: Record) -> None:
         """Pass on one record; unknown kinds concern other readers."""

@@ -69,6 +69,7 @@ class Plan:
     steps: tuple[Step, ...]
     warnings: tuple[str, ...]
     disk: int  # bytes that the steps still to run will write at most
+    missing: tuple[str, ...]  # models whose weights are not here
 
     @property
     def origin(self) -> Step:
@@ -121,10 +122,11 @@ def make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch = lambda 
     Raises:
         BadInput: the first thing that cannot work, before anything is computed or any weights are downloaded.
     """
-    if complete:
-        _require_disk(_make_plan(recipe, home, False, watch))
-    plan = _make_plan(recipe, home, complete, watch)
-    if plan.origin.facts.stored:
+    plan = _make_plan(recipe, home, False, watch)
+    if complete and plan.missing:
+        _require_disk(plan)
+        plan = _make_plan(recipe, home, True, watch)
+    if not plan.missing:
         _require_disk(plan)
     return plan
 
@@ -155,11 +157,9 @@ def _make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch) -> Plan
     made = _Chain(recipe, home, machine, origin, corpus)
     steps = made.steps(chain, complete, watch)
     disk = _disk(steps)
-    warnings = [
-        *advice.warnings(steps, machine),
-        *_not_here(origin, made.teachers, disk, hardware.free_disk(home.root)),
-    ]
-    return Plan(recipe, home, machine, tuple(steps), tuple(warnings), disk)
+    missing = tuple(dict.fromkeys(model.spec for model in (origin, *made.teachers) if not model.facts.stored))
+    warnings = [*advice.warnings(steps, machine), *_not_here(missing, disk, hardware.free_disk(home.root))]
+    return Plan(recipe, home, machine, tuple(steps), tuple(warnings), disk, missing)
 
 
 def _check_chain(chain: tuple[Link, ...], facts: ModelFacts, suite: Suite) -> None:
@@ -313,10 +313,9 @@ def _disk(steps: list[Step]) -> int:
     return models + max(states, default=0)
 
 
-def _not_here(origin: Material, teachers: list[Material], disk: int, free: int) -> list[str]:
+def _not_here(missing: tuple[str, ...], disk: int, free: int) -> list[str]:
     """What stands between a plan made from configs alone and a run."""
-    missing = [model.spec for model in (origin, *teachers) if not model.facts.stored]
-    found = [f"{spec} has no weights here: this can be planned, not run" for spec in dict.fromkeys(missing)]
+    found = [f"{spec} has no weights here: this can be planned, not run" for spec in missing]
     if missing and disk > free:
         found.append(f"a run would write up to {disk / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free here")
     return found

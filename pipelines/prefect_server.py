@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 
@@ -17,7 +18,7 @@ from attar.machine import die_with_parent
 from pipelines.home import Home
 
 URL = "PREFECT_API_URL"
-START_SECONDS = 120.0
+ASK_SECONDS = 20.0
 
 
 def start(home: Home) -> None:
@@ -40,21 +41,24 @@ def start(home: Home) -> None:
         )
     # Not earlier: Prefect's threads send their last log lines while the interpreter shuts down.
     atexit.register(process.kill)
-    _wait(port, str(log))
+    _wait(process, port, str(log))
+    for name in ("no_proxy", "NO_PROXY"):  # Prefect's client would ask a proxy for the way to this machine
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
     os.environ[URL] = f"http://127.0.0.1:{port}/api"
 
 
-def _wait(port: int, log: str) -> None:
-    """Ask for its health: the open socket keeps the question until the server answers, or ends."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
-    try:
-        connection.request("GET", "/api/health")
-        if connection.getresponse().status == HTTPStatus.OK:
-            return
-    except (OSError, HTTPException):
-        pass
-    finally:
-        connection.close()
+def _wait(process: "subprocess.Popen[bytes]", port: int, log: str) -> None:
+    """Ask for its health until it answers: minutes on a busy machine, which is no reason to give up."""
+    while process.poll() is None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=ASK_SECONDS)
+        try:
+            connection.request("GET", "/api/health")
+            if connection.getresponse().status == HTTPStatus.OK:
+                return
+        except (OSError, HTTPException):
+            time.sleep(0.1)
+        finally:
+            connection.close()
     raise StageFailed(f"the embedded Prefect server did not start; see {log}, or name a server in {URL}")
 
 

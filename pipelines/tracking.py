@@ -49,17 +49,19 @@ def sync(home: Home) -> dict[str, int]:
     results: dict[str, int] = {}
     failed: dict[str, str] = {}
     for folder in sorted(path for path in home.runs.glob("*") if path.is_dir()):
-        records = journal.read(folder)
-        begun = next((record for record in records if record["kind"] == "run"), None)
-        if begun is None or journal.sent(folder) >= len(records):
-            continue
-        if records[-1]["kind"] != "end-run" and alive(begun["process"]):
-            continue
         try:
+            records = journal.read(folder)
+            begun = next((record for record in records if record["kind"] == "run"), None)
+            if begun is None or journal.sent(folder) >= len(records):
+                continue
+            if records[-1]["kind"] != "end-run" and alive(begun["process"]):
+                continue
             # Only this part of the recipe matters: the rest may be of an older version.
             tracker = _Late(Track.model_validate(begun["recipe"]["track"]), home, folder)
             results[folder.name] = journal.replay(folder, tracker)
             tracker.close_dead()
+        except (KeyError, TypeError, ValueError) as error:
+            failed[folder.name] = f"its journal is damaged ({type(error).__name__}: {first_line(error)})"
         except Exception as error:
             failed[folder.name] = first_line(error)
     if failed:

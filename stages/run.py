@@ -63,10 +63,12 @@ def earlier_seconds(state: Path) -> float:
     """
     clock = state / "clock.json"
     earlier = 0.0
-    if clock.is_file():
+    try:
         before = json.loads(clock.read_text())
         saves = [path.stat().st_mtime for path in state.rglob("*") if path.is_file() and path != clock]
         earlier = before["earlier"] + max(0.0, max(saves, default=0.0) - before["started"])
+    except (OSError, ValueError, KeyError, TypeError):  # the first process, or a file that a power cut emptied
+        pass
     draft = clock.with_suffix(".draft")
     draft.write_text(json.dumps({"earlier": earlier, "started": time.time()}))
     draft.replace(clock)

@@ -52,9 +52,11 @@ def test_a_draft_is_invisible_and_starts_empty(tmp_path: Path) -> None:
 def test_sweeping_takes_the_drafts_that_nobody_works_on(tmp_path: Path) -> None:
     store = Store(tmp_path)
     dead, alive = store.draft("evaluation", "dead"), store.draft("model", "alive")
+    probe = tmp_path / "tmp" / "model-dead.probe.safetensors"
+    probe.touch()
     with store.lock("alive"):
         store.sweep()
-        assert alive.is_dir() and not dead.exists()
+        assert alive.is_dir() and not dead.exists() and not probe.exists()
     store.sweep()
     assert not alive.exists()
 

@@ -137,10 +137,22 @@ def test_sync_closes_what_died_and_goes_on_past_what_cannot_be_sent(
     broken = journal.read(place.runs / "r1")
     broken[0]["recipe"].pop("track")
     (place.runs / "r1" / journal.JOURNAL).write_text("".join(json.dumps(record) + "\n" for record in broken))
-    with pytest.raises(StageFailed, match=r"the run r1 could not be sent to .*: 'track' \(1 runs were sent\)"):
+    with pytest.raises(
+        StageFailed, match=r"the run r1 could not be sent to .*: its journal is damaged .*\(1 runs were sent\)"
+    ):
         tracking.sync(place)
     assert journal.sent(place.runs / "r2") == len(journal.read(place.runs / "r2"))
     assert [run.info.status for run in runs_of(place)] == ["KILLED", "KILLED"]
+
+
+def test_a_run_that_was_sent_in_part_is_not_called_dead(place: Home, document: dict[str, Any]) -> None:
+    host, _, started = this_process().rsplit("/", 2)
+    write(place.runs / "r1", validate(document), place, end=False, process=f"{host}/{gone()}/{started}")
+    ends = ({"kind": "end-step", "step": 1}, {"kind": "end-run", "text": "", "files": []})
+    with open(place.runs / "r1" / journal.JOURNAL, "a") as file:
+        file.writelines(json.dumps({"time": 2e9, "status": "finished", **end}) + "\n" for end in ends)
+    assert tracking.sync(place) == {"r1": 2}
+    assert [(run.info.status, run.data.tags.get("attar.error")) for run in runs_of(place)] == [("FINISHED", None)] * 2
 
 
 def test_the_smoke_run_is_all_there(attar: "Attar", finished: dict[str, Any]) -> None:
