@@ -51,6 +51,11 @@ class Model:
             tensor: torch.Tensor = file.get_tensor(name)
             return tensor
 
+    def head(self, dtype: torch.dtype, device: str = "cpu") -> torch.Tensor:
+        """Weight of the head alone [vocabulary, width]; the embedding's where the two are one."""
+        name = architecture.HEAD if architecture.HEAD in self._files else architecture.EMBEDDING
+        return self.tensor(name).to(device, dtype)
+
     def hf_config(self) -> Any:
         """The transformers config without its quantization part (packed linears are ours)."""
         config = {k: v for k, v in self.facts.config.items() if k != "quantization_config"}

@@ -86,6 +86,7 @@ class Plan:
                     "compression_ratio": self.ratio(step),
                     "memory_bytes": max(step.work.memory, step.measuring.memory),
                     "seconds": step.work.seconds + step.measuring.seconds,
+                    "teacher_cache_bytes": step.work.cache,
                 }
                 for step in self.steps
             ],
@@ -259,15 +260,17 @@ class _Chain:
         if not same or teacher.facts.vocabulary != source.facts.vocabulary:
             raise BadInput(
                 f"stages.{index}: {stage.stage}: the tokenizer of the teacher {spec} differs from the student's, so "
-                "their next-token distributions cannot be compared; choose a teacher with the same tokenizer.json"
+                "their next-token distributions cannot be compared; choose a teacher with the same tokenizer.json, or "
+                "let this one write answers with generate.responses and learn from them with distill.response"
             )
         return teacher
 
 
 def _disk(steps: list[Step]) -> int:
-    """Bytes the uncached steps write: all their models, and the largest training state (kept twice while saved)."""
+    """Bytes the uncached steps write at most: their models and teacher caches, and the largest training state (kept
+    twice while saved)."""
     to_run = [step for step in steps if not step.cached]
-    models = sum(step.facts.bytes for step in to_run)
+    models = sum(step.facts.bytes + step.work.cache for step in to_run)
     states = [2 * step.work.state for step in to_run]  # the new one is written before the old one is removed
     return models + max(states, default=0)
 

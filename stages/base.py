@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from attar.data import Corpus
     from attar.events import Events
     from attar.model import Model
-    from attar.store import Artifact
+    from attar.store import Artifact, Store
     from attar.writer import Writer
     from stages.spec import StageSpec
 
@@ -28,12 +28,13 @@ Use = Literal["teacher", "train", "calibration"]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage will take, as estimates: FLOPs in the compute dtype, bytes at the peak of its process, and bytes
-    of the state that it saves while it trains."""
+    """What a stage will take, as estimates: FLOPs in the compute dtype, bytes at the peak of its process, bytes of the
+    state that it saves while it trains, and bytes of the teacher cache that it adds to the store at most."""
 
     flops: float
     memory: int
     state: int = 0
+    cache: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Context:
     dtype: str  # compute dtype: "bfloat16" or "float32"
     seed: int
     state: Path  # folder for what the stage needs to go on after a crash; the base removes it at the end
+    store: Store  # for what stages share, such as teacher caches
     events: Events
     cancelled: Callable[[], bool]
 

@@ -29,7 +29,7 @@ class Logit(TrainingSettings, Stage):
     """
 
     stage: Literal["distill.logit"] = "distill.logit"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     uses: ClassVar[frozenset[Use]] = frozenset({"teacher", "train"})
     trains: ClassVar[bool] = True
     unhashed: ClassVar[frozenset[str]] = frozenset({"save_every"})

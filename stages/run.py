@@ -43,6 +43,7 @@ def run_stage(stage: Stage, spec: StageSpec, events: Events, cancelled: Callable
             dtype=spec.machine.dtype,
             seed=stage_seed(spec.seed, stage.stage),
             state=state,
+            store=store,
             events=events,
             cancelled=cancelled,
         )
@@ -59,6 +60,7 @@ def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Pa
     started = time.time()
     torch.manual_seed(context.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
     promised = stage.plan(source.facts)
     writer = Writer(draft, promised, tokenizer_from=source.folder)
     stage.apply(source, writer, context)
