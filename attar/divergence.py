@@ -1,10 +1,11 @@
 """How far a student's next-token distributions are from a teacher's, and the loss that training minimises.
 
-Shape suffixes: N tokens, V vocabulary, D width of the student, E width of the teacher, R rows of one block.
+Shape suffixes: N tokens, C tokens of a chunk, S some of those, R rows of one block; V vocabulary, D width of the
+student, E width of the teacher, K top tokens.
 
 The head of a language model turns [N, D] hidden states into [N, V] logits, by far the largest matrices of a training
-step. :func:`head_loss` therefore takes hidden states and heads: it forms the logits of a few hundred tokens at a time,
-finishes loss *and* gradient for them, and lets go. The elementwise work runs in fp32 over blocks that stay in cache.
+step. :func:`head_loss` therefore takes hidden states and heads: it forms the student's logits of a thousand tokens at a
+time and the teacher's of fewer, finishes loss *and* gradient for them, and lets go. The elementwise work runs in fp32 over blocks that stay in cache.
 K tokens may stand for the whole of what the teacher says: see :class:`TopK`.
 """
 
@@ -17,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 Kind = Literal["forward", "reverse", "jsd", "skew"]
-CHUNK = 512  # tokens whose logits exist at one time
+CHUNK = 1024  # tokens whose student logits exist at one time: the head's gradient is best made of many at once
+TEACHER_ROWS = 256  # tokens of a chunk whose teacher logits exist at one time
 TOP_ROWS = 64  # tokens whose logits exist at one time while the likeliest are picked
 BLOCK_BYTES = 1 << 20  # of fp32 logits in one elementwise block on a CPU: what a core's own cache holds
 
@@ -53,7 +55,7 @@ class TopK(NamedTuple):
 
 def top_of(hidden_NE: Tensor, head_VE: Tensor, k: int, temperature: float) -> TopK:
     """The ``k`` likeliest tokens of softmax(hidden · headᵀ ÷ temperature), ``k`` below the vocabulary's size."""
-    parts = [_top_of_logits(block_RE @ head_VE.T, k, temperature) for block_RE in hidden_NE.split(TOP_ROWS)]
+    parts = [_top_of_logits(block_RE @ head_VE.T, k, temperature) for block_RE in torch.split(hidden_NE, TOP_ROWS)]
     return TopK(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -96,7 +98,7 @@ def head_loss(
         labels_N: the tokens that really came next.
         objective: which loss.
         teacher_NE, teacher_head_VE: the same of the teacher, without gradient; needed unless ``alpha`` is 0.
-        chunk: tokens whose logits exist at one time.
+        chunk: tokens whose student logits exist at one time.
         top: stands in for the teacher's hidden states and head.
     """
     if top is None and (teacher_NE is None or teacher_head_VE is None) and objective.alpha > 0:
@@ -129,10 +131,13 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, count, chunk):
             part = slice(start, start + chunk)
             student_CV = hidden_ND[part] @ head_VD.T
-            teacher_C: Tensor | TopK | None = None if top is None else top.at(part)
-            if teacher_NE is not None and teacher_head_VE is not None and teacher_C is None:
-                teacher_C = teacher_NE[part] @ teacher_head_VE.T
-            totals += _in_blocks(student_CV, teacher_C, labels_N[part], objective, 1 / count)
+            for offset in range(0, len(student_CV), TEACHER_ROWS):
+                student_SV = student_CV[offset : offset + TEACHER_ROWS]
+                some = slice(start + offset, start + offset + len(student_SV))
+                teacher_S: Tensor | TopK | None = None if top is None else top.at(some)
+                if teacher_NE is not None and teacher_head_VE is not None and top is None:
+                    teacher_S = teacher_NE[some] @ teacher_head_VE.T
+                totals += _in_blocks(student_SV, teacher_S, labels_N[some], objective, 1 / count)
             torch.mm(student_CV, head_VD, out=grad_hidden_ND[part])
             if head_learns:
                 product_VD = student_CV.T @ hidden_ND[part]
@@ -159,22 +164,23 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def _in_blocks(
-    student_CV: Tensor, teacher_C: Tensor | TopK | None, labels_C: Tensor, objective: Objective, scale: float
+    student_SV: Tensor, teacher_S: Tensor | TopK | None, labels_S: Tensor, objective: Objective, scale: float
 ) -> Tensor:
     """Sums of divergence and cross-entropy [2]; replaces the student's logits by ``scale`` times their gradient."""
-    rows = len(student_CV)
-    if student_CV.device.type == "cpu":
-        rows = max(1, BLOCK_BYTES // (4 * student_CV.shape[1]))
-    totals = torch.zeros(2, dtype=torch.float64, device=student_CV.device)
-    for start in range(0, len(student_CV), rows):
+    rows = len(student_SV)
+    if student_SV.device.type == "cpu":
+        rows = max(1, BLOCK_BYTES // (4 * student_SV.shape[1]))
+    totals = torch.zeros(2, dtype=torch.float64, device=student_SV.device)
+    for start in range(0, len(student_SV), rows):
         block = slice(start, start + rows)
-        teacher_R = teacher_C.at(block) if isinstance(teacher_C, TopK) else teacher_C
-        if isinstance(teacher_R, Tensor):
-            teacher_R = teacher_R[block]
-        distance_R, cross_R, grad_RV = _losses(student_CV[block], teacher_R, labels_C[block], objective)
+        if isinstance(teacher_S, TopK):
+            teacher_R: Tensor | TopK | None = teacher_S.at(block)
+        else:
+            teacher_R = None if teacher_S is None else teacher_S[block]
+        distance_R, cross_R, grad_RV = _losses(student_SV[block], teacher_R, labels_S[block], objective)
         totals[0] += distance_R.sum(dtype=torch.float64)
         totals[1] += cross_R.sum(dtype=torch.float64)
-        student_CV[block] = grad_RV.mul_(scale)
+        student_SV[block] = grad_RV.mul_(scale)
     return totals
 
 

@@ -58,8 +58,7 @@ class Model:
 
     def hf_config(self) -> Any:
         """The transformers config without its quantization part (packed linears are ours)."""
-        config = {k: v for k, v in self.facts.config.items() if k != "quantization_config"}
-        return AutoConfig.for_model(**config)
+        return hf_config(self.facts)
 
     def materialize(self, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
         """The whole model in evaluation mode; packed linears become :class:`PackedLinear`.
@@ -97,6 +96,19 @@ class Model:
             group_size=quantization.group_size,
             dtype=dtype,
         )
+
+
+def hf_config(facts: ModelFacts) -> Any:
+    """The transformers config of these facts, without its quantization part."""
+    return AutoConfig.for_model(**{k: v for k, v in facts.config.items() if k != "quantization_config"})
+
+
+def fresh(facts: ModelFacts, dtype: torch.dtype, device: str, seed: int) -> nn.Module:
+    """A model of this shape with random weights, as transformers initialises them, drawn in fp32 from ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = AutoModelForCausalLM.from_config(hf_config(facts), dtype=torch.float32)
+    return model.to(device, dtype).eval()
 
 
 def skeleton(config: Any, dtype: torch.dtype) -> Any:

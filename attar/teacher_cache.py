@@ -1,6 +1,7 @@
 """What a teacher says about the windows of a training, kept on disk: asked once, read by every run that needs it.
 
-Shape suffixes: W windows, T tokens of a window that have a next one, E width of the teacher, V vocabulary, K kept tokens.
+Shape suffixes: W windows, T tokens of a window that have a next one, N = W · T predictions, E width of the teacher,
+V vocabulary, K kept tokens.
 
 Kept are either the last hidden states [W, T, E] after the final norm, from which the head makes the logits of any
 temperature, or the K likeliest tokens of one temperature and the log-probability of all others together. The cache is
@@ -103,12 +104,16 @@ class TeacherCache:
         if self.keep.what == "hidden":
             assert self.head_VE is not None
             return Hidden(self._read("hidden", rows), self.head_VE)
-        return TopK(self._read("index", rows).long(), self._read("log_p", rows), self._read("tail", rows))
+        return self.top(rows)
 
-    def probe(self, head_VE: Tensor) -> tuple[int, Hidden]:
-        """The first windows of a cache of top tokens, exactly: how many, and their hidden states with the head."""
-        hidden_WTE = self._shard(0).get_tensor("probe")
-        return len(hidden_WTE), Hidden(hidden_WTE.to(self.device).flatten(0, 1), head_VE)
+    def probe(self) -> tuple[int, Tensor]:
+        """Of a cache of top tokens the first windows exactly: how many, and the teacher's hidden states [N, E]."""
+        hidden_WTE: Tensor = self._shard(0).get_tensor("probe")
+        return len(hidden_WTE), hidden_WTE.to(self.device).flatten(0, 1)
+
+    def top(self, rows: npt.NDArray[np.int64]) -> TopK:
+        """What a cache of top tokens says about the windows ``rows``."""
+        return TopK(self._read("index", rows).long(), self._read("log_p", rows), self._read("tail", rows))
 
     def _read(self, name: str, rows: npt.NDArray[np.int64]) -> Tensor:
         parts = [self._shard(row // self.per_shard).get_slice(name)[row % self.per_shard] for row in rows.tolist()]
@@ -146,7 +151,7 @@ def fingerprint(teacher: "Model", windows: Windows, keep: Keep, dtype: str) -> s
         {
             "version": VERSION,
             "teacher": teacher.fingerprint,
-            "windows": [list(windows.shape), hashlib.sha256(np.ascontiguousarray(windows)).hexdigest()],
+            "windows": [list(windows.shape), hashlib.sha256(windows.tobytes()).hexdigest()],
             "keep": keep.as_json(),
             "dtype": dtype,
             "versions": environment_versions(),
@@ -219,6 +224,10 @@ def _ask(model: nn.Module, windows: Windows, keep: Keep, context: Surroundings) 
     """One shard, on the CPU."""
     size = max(1, FORWARD_TOKENS // windows.shape[1])
     head: Any = model.get_submodule("lm_head")
+
+    def by_window(column_N: Tensor) -> Tensor:
+        return column_N.reshape(-1, windows.shape[1] - 1, *column_N.shape[1:]).cpu()
+
     parts: list[dict[str, Tensor]] = []
     probe: Tensor | None = None
     for start in range(0, len(windows), size):
@@ -226,13 +235,13 @@ def _ask(model: nn.Module, windows: Windows, keep: Keep, context: Surroundings) 
         with quick_attention(model, length=ids_BT.shape[1], device=context.device):
             hidden_NE = last_hidden(model, ids_BT)
         if keep.what == "hidden":
-            parts.append({"hidden": hidden_NE.unflatten(0, (len(ids_BT), -1)).cpu()})
+            parts.append({"hidden": by_window(hidden_NE)})
             continue
         if probe is None:
-            probe = hidden_NE.unflatten(0, (len(ids_BT), -1))[:PROBES].cpu().clone()
+            probe = by_window(hidden_NE)[:PROBES].clone()
         top = top_of(hidden_NE, head.weight, keep.top_k, keep.temperature)
         named = {"index": top.index_NK.int(), "log_p": top.log_p_NK, "tail": top.tail_N}
-        parts.append({n: t.unflatten(0, (len(ids_BT), -1)).cpu() for n, t in named.items()})
+        parts.append({name: by_window(column) for name, column in named.items()})
     shard = {n: torch.cat([part[n] for part in parts]) for n in parts[0]}
     return shard if probe is None else {**shard, "probe": probe}
 
@@ -278,7 +287,7 @@ def _mass(folder: Path, shards: int) -> float:
 def _require_mass(mass: float, keep: Keep) -> None:
     if mass < LEAST_MASS:
         raise BadInput(
-            f"cache=topk: the {keep.top_k} likeliest tokens hold {mass:.1%} of the teacher's probability at temperature "
-            f"{keep.temperature:g}, at least {LEAST_MASS:.0%} are needed to stand for it; use cache=hidden, which is "
-            "exact at every temperature, a lower temperature or a larger top_k"
+            f"cache=topk: the {keep.top_k} likeliest tokens hold {mass:.1%} of the teacher's probability at "
+            f"temperature {keep.temperature:g}, at least {LEAST_MASS:.0%} are needed to stand for it; use cache=hidden, "
+            "which is exact at every temperature, a lower temperature or a larger top_k"
         )

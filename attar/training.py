@@ -165,9 +165,7 @@ def loss_of(
     return head_loss(hidden_ND, _head(student), labels_N, objective, hidden_NE, head_VE, top=top)
 
 
-def _targets(
-    teacher: nn.Module | TeacherCache, ids_BT: Tensor, rows: npt.NDArray[np.int64] | None
-) -> Hidden | TopK:
+def _targets(teacher: nn.Module | TeacherCache, ids_BT: Tensor, rows: npt.NDArray[np.int64] | None) -> Hidden | TopK:
     if isinstance(teacher, TeacherCache):
         if rows is None:
             raise ValueError("a cache needs to know which windows it is asked about")
@@ -190,14 +188,15 @@ def report_missed(
     if cache.keep.what != "topk":
         return
     dtype = next(student.parameters()).dtype
-    count, exact = cache.probe(teacher.head(context.torch_dtype, context.device))
+    count, exact_NE = cache.probe()
+    exact_head_VE = teacher.head(dtype, context.device)
     ids_BT = torch.from_numpy(windows[:count]).to(context.device)
     objective = Objective(1.0, settings.temperature, settings.divergence, settings.mix)
     hidden_ND, labels_N = last_hidden(student, ids_BT), ids_BT[:, 1:].reshape(-1)
     head_VD = _head(student)
-    wide = (column.to(dtype) for column in exact)
-    whole = head_loss(hidden_ND, head_VD, labels_N, objective, *wide).divergence.item()
-    kept = head_loss(hidden_ND, head_VD, labels_N, objective, top=cache.targets(np.arange(count))).divergence.item()
+    whole = head_loss(hidden_ND, head_VD, labels_N, objective, exact_NE.to(dtype), exact_head_VE).divergence.item()
+    top = cache.top(np.arange(count))
+    kept = head_loss(hidden_ND, head_VD, labels_N, objective, top=top).divergence.item()
     context.report("topk_tail_mass", 1 - cache.mass, step)
     context.report("topk_bias", whole - kept, step)
     context.log(

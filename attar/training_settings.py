@@ -65,7 +65,11 @@ class TrainingSettings(BaseModel):
     @model_validator(mode="after")
     def _every_setting_applies(self) -> Self:
         fields = type(self).model_fields
-        for name, owner, value in (("beta", "divergence", "jsd"), ("skew", "divergence", "skew"), ("top_k", "cache", "topk")):
+        for name, owner, value in (
+            ("beta", "divergence", "jsd"),
+            ("skew", "divergence", "skew"),
+            ("top_k", "cache", "topk"),
+        ):
             given, chosen = getattr(self, name), getattr(self, owner)
             if given != fields[name].default and chosen != value:
                 raise ValueError(
@@ -73,7 +77,9 @@ class TrainingSettings(BaseModel):
                     f"{owner}: {value}"
                 )
         if self.cache != "none" and self.alpha == 0:
-            raise ValueError(f"cache={self.cache} keeps what a teacher says, and alpha=0 asks none; leave the cache out")
+            raise ValueError(
+                f"cache={self.cache} keeps what a teacher says, and alpha=0 asks none; leave the cache out"
+            )
         return self
 
     @property
@@ -124,7 +130,7 @@ class TrainingSettings(BaseModel):
         learning = student.parameters if learning is None else learning
         # Of a layer, autograd keeps some twelve tensors as wide as the hidden states and five as wide as the FFN.
         kept = self.batch * self.length * student.layers * (12 * student.hidden + 5 * student.ffn) * 2
-        training = 2 * student.parameters + LEARNING * learning + kept + 512 * student.vocabulary * 2 * 2
+        training = 2 * student.parameters + LEARNING * learning + kept + (1024 + 256) * student.vocabulary * 2
         state = 12 * learning  # fp32 master and two moments
         if self.cache == "none" or not asked:
             return flops, PROCESS + training + 2 * asked, state, 0

@@ -112,14 +112,15 @@ def make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch = lambda 
     origin = open_model(recipe.model, recipe.task, home, complete, watch)
     if origin.facts.quantization is not None:
         raise BadInput(f"the model {recipe.model} is quantized already; start from the dense one it was made of")
-    _check_chain(chain, origin.facts)
+    students = _students(recipe, chain, home, complete, watch)
+    _check_chain(chain, origin.facts, students)
     corpus = open_corpus(
         recipe.data,
         home.corpus,
         progress=lambda done, total: watch({"kind": "progress", "done": done, "total": total, "unit": "files read"}),
     )
     _Data(corpus, origin).check(recipe, chain)
-    steps = _Chain(recipe, home, machine, origin, corpus).steps(chain, complete, watch)
+    steps = _Chain(recipe, home, machine, origin, corpus, students).steps(chain, complete, watch)
     disk = _disk(steps)
     free = hardware.free_disk(home.root)
     warnings = [*advice.warnings(steps, machine), *_not_here(origin, disk, free)]
@@ -131,10 +132,18 @@ def make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch = lambda 
     return Plan(recipe, home, machine, tuple(steps), tuple(warnings), disk)
 
 
-def _check_chain(chain: tuple[Stage, ...], facts: ModelFacts) -> None:
+def _students(
+    recipe: Recipe, chain: tuple[Stage, ...], home: Home, complete: bool, watch: Watch
+) -> dict[int, Material]:
+    """Stage → the model it works on, where the recipe names one instead of the previous."""
+    named = {index: stage.student_spec() for index, stage in enumerate(chain)}
+    return {i: open_model(spec, recipe.task, home, complete, watch) for i, spec in named.items() if spec is not None}
+
+
+def _check_chain(chain: tuple[Stage, ...], facts: ModelFacts, students: dict[int, Material]) -> None:
     """Facts through all stages, before any data is read: an order that cannot work is told in milliseconds."""
     for index, stage in enumerate(chain):
-        facts = _planned(stage, index, facts)
+        facts = _planned(stage, index, students[index].facts if index in students else facts)
 
 
 def _planned(stage: Stage, index: int, facts: ModelFacts) -> ModelFacts:
@@ -174,20 +183,30 @@ class _Data:
 class _Chain:
     """Chains facts and fingerprints from the origin through all stages."""
 
-    def __init__(self, recipe: Recipe, home: Home, machine: Machine, origin: Material, corpus: Corpus) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        home: Home,
+        machine: Machine,
+        origin: Material,
+        corpus: Corpus,
+        students: dict[int, Material],
+    ) -> None:
         self.recipe = recipe
         self.home = home
         self.store: Store = home.store
         self.machine = machine
         self.origin = origin
         self.corpus = corpus
+        self.students = students
 
     def steps(self, chain: tuple[Stage, ...], complete: bool, watch: Watch) -> list[Step]:
         steps = [self._step(0, None, self.origin, self.origin, {})]
         for index, stage in enumerate(chain):
-            source = Material("previous", steps[-1].model, steps[-1].facts)
-            teacher = self._teacher(stage, index, source, complete, watch)
-            inputs = {"source": source.ref.fingerprint}
+            previous = Material("previous", steps[-1].model, steps[-1].facts)
+            source = self.students.get(index, previous)
+            teacher = self._teacher(stage, index, source, previous, complete, watch)
+            inputs = {"student" if index in self.students else "source": source.ref.fingerprint}
             if teacher is not None:
                 inputs["teacher"] = teacher.ref.fingerprint
             for split in ("train", "calibration"):
@@ -240,17 +259,20 @@ class _Chain:
             measuring=estimate_measure(self.recipe.measure, made.facts, self.origin.facts, self.machine),
         )
 
-    def _teacher(self, stage: Stage, index: int, source: Material, complete: bool, watch: Watch) -> Material | None:
+    def _teacher(
+        self, stage: Stage, index: int, source: Material, previous: Material, complete: bool, watch: Watch
+    ) -> Material | None:
         spec = stage.teacher_spec()
         if spec is None:
             return None
         if spec == "origin":
             teacher = self.origin
         elif spec == "previous":
-            teacher = source
+            teacher = previous
         else:
             teacher = open_model(spec, self.recipe.task, self.home, complete, watch)
         unchanged = stage.plan(source.facts).changed(dtype=None) == source.facts.changed(dtype=None)
+        unchanged &= getattr(stage, "student", None) != "fresh"
         if teacher.ref.fingerprint == source.ref.fingerprint and unchanged and getattr(stage, "alpha", 0) == 1:
             raise BadInput(
                 f"stages.{index}: {stage.stage}: the teacher {spec} is the very model that would learn, so there is "

@@ -117,6 +117,10 @@ class Stage(BaseModel):
         """Which model teaches: ``origin``, ``previous``, or a model as a recipe names it."""
         return getattr(self, "teacher", "origin") if "teacher" in self.uses else None
 
+    def student_spec(self) -> str | None:
+        """The model that this stage works on instead of the previous one, as a recipe names it; None: the previous."""
+        return None
+
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included, as JSON."""
         return self.model_dump(mode="json")
@@ -124,11 +128,10 @@ class Stage(BaseModel):
     def fingerprint(self, inputs: dict[str, str], dtype: str, seed: int) -> str:
         """Name of the artifact this stage makes from these inputs (role → fingerprint).
 
-        The teacher counts by what it is, among the inputs, and not by how the recipe spells it.
+        Teacher and student count by what they are, among the inputs, and not by how the recipe spells them.
         """
-        differing = self.model_dump(
-            mode="json", exclude_defaults=True, exclude=set(self.unhashed) | {"stage", "teacher"}
-        )
+        spelled = {"stage", "teacher"} if self.student_spec() is None else {"stage", "teacher", "student"}
+        differing = self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.unhashed) | spelled)
         return hash_json(
             {
                 "stage": self.stage,

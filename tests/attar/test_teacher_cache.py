@@ -121,7 +121,9 @@ def test_trainings_that_differ_in_temperature_share_one_cache_of_hidden_states(
 
     monkeypatch.setattr(Model, "materialize", counted)
     steps: dict[str, Any] = {"train_tokens": 2 * 32 * 4, "batch": 4, "length": 32, "learning_rate": 1e-2}
-    for number, changes in enumerate(({"temperature": 1.0}, {"temperature": 4.0}, {"divergence": "reverse", "batch": 2})):
+    for number, changes in enumerate(
+        ({"temperature": 1.0}, {"temperature": 4.0}, {"divergence": "reverse", "batch": 2})
+    ):
         context = Surroundings(tmp_path)
         context.teacher, context.state = teacher, tmp_path / str(number)
         settings = TrainingSettings(**{**steps, **changes, "cache": "hidden"})

@@ -48,7 +48,7 @@ def test_impossible_settings_are_refused(bad: dict[str, object]) -> None:
         ({"beta": 0.3}, "beta=0.3 belongs to divergence=jsd, and divergence is forward"),
         ({"skew": 0.3, "divergence": "jsd"}, "skew=0.3 belongs to divergence=skew, and divergence is jsd"),
         ({"top_k": 64, "cache": "hidden"}, "top_k=64 belongs to cache=topk, and cache is hidden"),
-        ({"cache": "hidden", "alpha": 0.0}, "alpha=0 asks none"),
+        ({"cache": "hidden", "alpha": 0.0}, "cache=hidden keeps what a teacher says, and alpha=0 asks none"),
     ],
 )
 def test_settings_that_do_not_apply_are_refused(bad: dict[str, object], words: str) -> None:
