@@ -5,8 +5,8 @@ student, E width of the teacher, K top tokens.
 
 The head of a language model turns [N, D] hidden states into [N, V] logits, by far the largest matrices of a training
 step. :func:`head_loss` therefore takes hidden states and heads: it forms the student's logits of a thousand tokens at a
-time and the teacher's of fewer, finishes loss *and* gradient for them, and lets go. The elementwise work runs in fp32 over blocks that stay in cache.
-K tokens may stand for the whole of what the teacher says: see :class:`TopK`.
+time and the teacher's of fewer, finishes loss *and* gradient for them, and lets go. The elementwise work runs in fp32
+over blocks that stay in cache. K tokens may stand for the whole of what the teacher says: see :class:`TopK`.
 """
 
 from collections.abc import Callable

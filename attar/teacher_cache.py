@@ -288,6 +288,6 @@ def _require_mass(mass: float, keep: Keep) -> None:
     if mass < LEAST_MASS:
         raise BadInput(
             f"cache=topk: the {keep.top_k} likeliest tokens hold {mass:.1%} of the teacher's probability at "
-            f"temperature {keep.temperature:g}, at least {LEAST_MASS:.0%} are needed to stand for it; use cache=hidden, "
+            f"temperature {keep.temperature:g}, and {LEAST_MASS:.0%} must stand for the whole; use cache=hidden, "
             "which is exact at every temperature, a lower temperature or a larger top_k"
         )
