@@ -1,5 +1,6 @@
 """A model on disk, seen lazily: facts and single tensors without loading it, the whole module when asked."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class Model:
 
     def hf_config(self) -> Any:
         """The transformers config without its quantization part (packed linears are ours)."""
-        return hf_config(self.facts)
+        return hf_config(self.facts.config)
 
     def materialize(self, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
         """The whole model in evaluation mode; packed linears become :class:`PackedLinear`.
@@ -98,16 +99,14 @@ class Model:
         )
 
 
-def hf_config(facts: ModelFacts) -> Any:
-    """The transformers config of these facts, without its quantization part."""
-    return AutoConfig.for_model(**{k: v for k, v in facts.config.items() if k != "quantization_config"})
+def hf_config(config: Mapping[str, Any]) -> Any:
+    """The transformers config of ``config.json`` without its quantization part."""
+    return AutoConfig.for_model(**{k: v for k, v in config.items() if k != "quantization_config"})
 
 
-def fresh(facts: ModelFacts, dtype: torch.dtype, device: str, seed: int) -> nn.Module:
-    """A model of this shape with random weights, as transformers initialises them, drawn in fp32 from ``seed``."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model: nn.Module = AutoModelForCausalLM.from_config(hf_config(facts), dtype=torch.float32)
+def fresh(config: Mapping[str, Any], dtype: torch.dtype, device: str) -> nn.Module:
+    """A model with random weights as transformers initialises them, drawn in fp32 from torch's generator."""
+    model: nn.Module = AutoModelForCausalLM.from_config(hf_config(config), dtype=torch.float32)
     return model.to(device, dtype).eval()
 
 

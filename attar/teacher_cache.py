@@ -30,15 +30,14 @@ from attar.divergence import TopK, top_of
 from attar.errors import BadInput, Cancelled, StageFailed
 from attar.fingerprint import environment_versions, hash_json
 from attar.store import Artifact, Store
-from attar.training_settings import cache_bytes
 
 if TYPE_CHECKING:
     from attar.model import Model
 
 VERSION = 1  # bump when the same teacher and windows give other numbers
 FORWARD_TOKENS = 2048  # of one pass of the teacher; not the batch of the training, so that all trainings share
-SHARD_BYTES = 16_000_000  # what a crash costs at most is the making of one shard
-MOST_SHARDS = 256  # of a large cache, whose shards are larger
+SHARD_TOKENS = 16_384  # what a crash costs at most is the making of one shard
+MOST_SHARDS = 4096  # of a large cache, whose shards are larger
 LEAST_MASS = 0.5  # of the teacher's probability that the top tokens must hold
 PROBES = 2  # windows whose hidden states a cache of top tokens keeps as well, to show what it misses
 
@@ -129,9 +128,11 @@ def open_cache(teacher: "Model", windows: Windows, keep: Keep, context: Surround
     """The cache of ``teacher`` on ``windows`` [W, T + 1], made first if the store has none or a damaged one.
 
     Raises:
-        BadInput: the top tokens hold too little of the teacher's probability to stand for it.
+        BadInput: the top tokens hold too little of the teacher's probability to stand for it, or it caps its logits.
         Cancelled: somebody stopped it; the shards made so far are kept.
     """
+    if teacher.facts.config.get("final_logit_softcapping"):
+        raise BadInput(f"cache={keep.what}: the teacher caps its logits, which a cache does not know; use cache=none")
     if keep.what == "topk":  # the rest must hold at least one token
         keep = Keep("topk", min(keep.top_k, teacher.facts.vocabulary - 1), keep.temperature)
     name = fingerprint(teacher, windows, keep, str(context.torch_dtype).removeprefix("torch."))
@@ -161,9 +162,16 @@ def fingerprint(teacher: "Model", windows: Windows, keep: Keep, dtype: str) -> s
 
 def last_hidden(model: nn.Module, ids_BT: Tensor) -> Tensor:
     """Hidden states after the final norm of all tokens that have a next one, [batch · (tokens − 1), width]."""
-    body: Any = model.model
+    body: Any = model.base_model
     hidden: Tensor = body(input_ids=ids_BT, use_cache=False).last_hidden_state
     return hidden[:, :-1].flatten(0, 1)
+
+
+def head_weight(model: nn.Module) -> Tensor:
+    """Weight of the head [V, E], which may be the embedding's."""
+    decoder: Any = model
+    weight: Tensor = decoder.get_output_embeddings().weight
+    return weight
 
 
 def _intact(store: Store, name: str, context: Surroundings) -> Artifact | None:
@@ -180,12 +188,10 @@ def _make(teacher: "Model", windows: Windows, keep: Keep, name: str, context: Su
     """Ask the teacher shard by shard; the shards lie in the store's state until all of them are there."""
     started = time.time()
     folder = context.store.state(name)
-    folder.mkdir(parents=True, exist_ok=True)
     for draft in folder.glob("*.draft"):
         draft.unlink()
     count, tokens = len(windows), windows.shape[1] - 1
-    a_token = cache_bytes(keep.what, keep.top_k, teacher.facts.hidden, context.torch_dtype.itemsize)
-    per_shard = _windows_per_shard(count, tokens * a_token)
+    per_shard = max(1, min(count, max(SHARD_TOKENS, count * tokens // MOST_SHARDS) // tokens))
     starts = range(0, count, per_shard)
     missing = [s for s in starts if not _complete(folder / _shard_name(s // per_shard), min(per_shard, count - s))]
     if len(missing) < len(starts):
@@ -196,10 +202,8 @@ def _make(teacher: "Model", windows: Windows, keep: Keep, name: str, context: Su
             if context.cancelled():
                 raise Cancelled(f"the teacher was stopped after {done} of {len(missing)} shards, which are kept")
             shard = _ask(model, windows[start : start + per_shard], keep, context)
-            if keep.what == "topk":
-                _require_mass(float(shard["log_p"].exp().sum(-1).mean()), keep)
-                if start:
-                    del shard["probe"]
+            if start:
+                shard.pop("probe", None)
             _save(shard, folder / _shard_name(start // per_shard))
             context.progress(min(start + per_shard, count) * tokens, count * tokens, "tokens of the teacher")
     manifest = {
@@ -223,7 +227,6 @@ def _make(teacher: "Model", windows: Windows, keep: Keep, name: str, context: Su
 def _ask(model: nn.Module, windows: Windows, keep: Keep, context: Surroundings) -> dict[str, Tensor]:
     """One shard, on the CPU."""
     size = max(1, FORWARD_TOKENS // windows.shape[1])
-    head: Any = model.get_submodule("lm_head")
 
     def by_window(column_N: Tensor) -> Tensor:
         return column_N.reshape(-1, windows.shape[1] - 1, *column_N.shape[1:]).cpu()
@@ -237,18 +240,14 @@ def _ask(model: nn.Module, windows: Windows, keep: Keep, context: Surroundings) 
         if keep.what == "hidden":
             parts.append({"hidden": by_window(hidden_NE)})
             continue
+        top = top_of(hidden_NE, head_weight(model), keep.top_k, keep.temperature)
         if probe is None:
             probe = by_window(hidden_NE)[:PROBES].clone()
-        top = top_of(hidden_NE, head.weight, keep.top_k, keep.temperature)
+            _require_mass(float(top.log_p_NK.exp().sum(-1).mean()), keep)
         named = {"index": top.index_NK.int(), "log_p": top.log_p_NK, "tail": top.tail_N}
         parts.append({name: by_window(column) for name, column in named.items()})
     shard = {n: torch.cat([part[n] for part in parts]) for n in parts[0]}
     return shard if probe is None else {**shard, "probe": probe}
-
-
-def _windows_per_shard(count: int, window_bytes: int) -> int:
-    size = max(SHARD_BYTES, count * window_bytes // MOST_SHARDS)
-    return max(1, min(count, size // window_bytes))
 
 
 def _shard_name(number: int) -> str:
@@ -256,6 +255,7 @@ def _shard_name(number: int) -> str:
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.draft")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)
     draft.chmod(0o644)

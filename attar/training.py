@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from attar.divergence import HeadLoss, Objective, TopK, head_loss
 from attar.errors import BadInput, Cancelled, ProofFailed
 from attar.optimizer import MasterAdamW
 from attar.store import Store
-from attar.teacher_cache import Hidden, Keep, TeacherCache, last_hidden, open_cache
+from attar.teacher_cache import Hidden, Keep, TeacherCache, head_weight, last_hidden, open_cache
 from attar.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -66,21 +66,22 @@ def fit(
     rates: Mapping[str, float] | None = None,
 ) -> None:
     """:func:`train` with the teacher and the text of a stage's context; ``source`` lends the tokenizer."""
-    windows = context.data.windows("train", source.tokenizer_file, settings.windows, settings.length, context.seed)
-    if settings.alpha == 0:
-        train(student, None, windows, settings, context, rates)
-        return
-    if context.teacher is None:
+    asked = context.teacher if settings.alpha > 0 else None
+    if asked is not None:
+        _require_same_tokens(source, asked)
+    elif settings.alpha > 0:
         raise BadInput(f"alpha={settings.alpha:g} asks for a teacher and there is none; alpha=0 needs none")
-    _require_same_tokens(source, context.teacher)
-    if settings.cache == "none":
-        teacher = context.teacher.materialize(context.torch_dtype, context.device).requires_grad_(False)
+    windows = context.data.windows("train", source.tokenizer_file, settings.windows, settings.length, context.seed)
+    if asked is None:
+        train(student, None, windows, settings, context, rates)
+    elif settings.cache == "none":
+        teacher = asked.materialize(context.torch_dtype, context.device).requires_grad_(False)
         train(student, teacher, windows, settings, context, rates)
-        return
-    cache = open_cache(context.teacher, windows, Keep(settings.cache, settings.top_k, settings.temperature), context)
-    report_missed(student, context.teacher, cache, windows, settings, context, step=0)
-    train(student, cache, windows, settings, context, rates)
-    report_missed(student, context.teacher, cache, windows, settings, context, step=settings.steps)
+    else:
+        cache = open_cache(asked, windows, Keep(settings.cache, settings.top_k, settings.temperature), context)
+        report_missed(student, asked, cache, windows, settings, context, step=0)
+        train(student, cache, windows, settings, context, rates)
+        report_missed(student, asked, cache, windows, settings, context, step=settings.steps)
 
 
 def train(
@@ -162,7 +163,7 @@ def loss_of(
         else:
             hidden_NE, head_VE = said
     hidden_ND = last_hidden(student, ids_BT)
-    return head_loss(hidden_ND, _head(student), labels_N, objective, hidden_NE, head_VE, top=top)
+    return head_loss(hidden_ND, head_weight(student), labels_N, objective, hidden_NE, head_VE, top=top)
 
 
 def _targets(teacher: nn.Module | TeacherCache, ids_BT: Tensor, rows: npt.NDArray[np.int64] | None) -> Hidden | TopK:
@@ -171,7 +172,7 @@ def _targets(teacher: nn.Module | TeacherCache, ids_BT: Tensor, rows: npt.NDArra
             raise ValueError("a cache needs to know which windows it is asked about")
         return teacher.targets(rows)
     with torch.no_grad():
-        return Hidden(last_hidden(teacher, ids_BT), _head(teacher).detach())
+        return Hidden(last_hidden(teacher, ids_BT), head_weight(teacher).detach())
 
 
 @torch.no_grad()
@@ -193,7 +194,7 @@ def report_missed(
     ids_BT = torch.from_numpy(windows[:count]).to(context.device)
     objective = Objective(1.0, settings.temperature, settings.divergence, settings.mix)
     hidden_ND, labels_N = last_hidden(student, ids_BT), ids_BT[:, 1:].reshape(-1)
-    head_VD = _head(student)
+    head_VD = head_weight(student)
     whole = head_loss(hidden_ND, head_VD, labels_N, objective, exact_NE.to(dtype), exact_head_VE).divergence.item()
     top = cache.top(np.arange(count))
     kept = head_loss(hidden_ND, head_VD, labels_N, objective, top=top).divergence.item()
@@ -257,12 +258,6 @@ def _require_same_tokens(student: "Model", teacher: "Model") -> None:
             "their next-token distributions cannot be compared; choose a teacher with the same tokenizer, or let this "
             "one write answers with generate.responses and learn from them with distill.response"
         )
-
-
-def _head(model: nn.Module) -> Tensor:
-    head: Any = model.lm_head
-    weight: Tensor = head.weight
-    return weight
 
 
 def _digest(master: Tensor, name: str) -> int:

@@ -1,7 +1,7 @@
 """Settings that every training stage shares, and the arithmetic that follows from them. Torch-free."""
 
 from math import ceil, cos, pi
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,6 +15,7 @@ class TrainingSettings(BaseModel):
     """How long, how fast and towards what a stage trains."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    caches: ClassVar[bool] = True  # whether a cache of the teacher on whole windows is what the stage needs
 
     teacher: Annotated[
         str, Field(min_length=1, description="who teaches: origin, previous, or a model as the recipe names one")
@@ -76,6 +77,8 @@ class TrainingSettings(BaseModel):
                     f"{name}={given} belongs to {owner}={value}, and {owner} is {chosen}; leave {name} out or set "
                     f"{owner}: {value}"
                 )
+        if self.cache != "none" and not self.caches:
+            raise ValueError(f"cache={self.cache} is for stages that read whole windows of text; leave it out")
         if self.cache != "none" and self.alpha == 0:
             raise ValueError(
                 f"cache={self.cache} keeps what a teacher says, and alpha=0 asks none; leave the cache out"

@@ -36,8 +36,8 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four windows of hidden states a shard: ten windows make three."""
-    monkeypatch.setattr(teacher_cache, "SHARD_BYTES", 4 * 31 * 64 * 2)
+    """Four windows a shard: ten windows make three."""
+    monkeypatch.setattr(teacher_cache, "SHARD_TOKENS", 4 * 31)
     monkeypatch.setattr(teacher_cache, "FORWARD_TOKENS", 64)
 
 
@@ -147,6 +147,13 @@ def test_what_top_tokens_miss_is_reported(teacher: Model, student: Model, tmp_pa
 def test_top_tokens_that_hold_too_little_are_refused(teacher: Model, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"the 32 likeliest tokens hold .*% .* temperature 4.*use cache=hidden"):
         open_cache(teacher, WINDOWS, Keep("topk", 32, 4.0), Surroundings(tmp_path))
+    assert not any((tmp_path / "store" / "state").glob("*"))
+
+
+def test_a_teacher_that_caps_its_logits_is_refused(tmp_path: Path) -> None:
+    capped = Model(tiny_model(tmp_path / "capped", final_logit_softcapping=30.0), "capped")
+    with pytest.raises(BadInput, match="caps its logits.*cache=none"):
+        open_cache(capped, WINDOWS, HIDDEN, Surroundings(tmp_path))
 
 
 def test_an_interrupted_cache_goes_on_and_ends_with_the_same_bytes(teacher: Model, tmp_path: Path) -> None:

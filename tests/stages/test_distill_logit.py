@@ -74,10 +74,13 @@ def test_a_fresh_student_keeps_the_contract() -> None:
     assert sizes == (2, 32, 64, 2, 1, 16)
 
 
-def test_a_fresh_student_is_drawn_from_the_seed_alone(tmp_path: Path) -> None:
+def test_a_fresh_student_is_drawn_from_the_seed_of_the_stage(tmp_path: Path) -> None:
     facts = Logit(student="fresh", shape=Shape(hidden=32)).plan(read_facts(tiny_model(tmp_path / "model")))
-    torch.manual_seed(5)
-    one, same, other = (fresh(facts, torch.bfloat16, "cpu", seed).state_dict() for seed in (3, 3, 4))
+    drawn = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        drawn.append(fresh(facts.config, torch.bfloat16, "cpu").state_dict())
+    one, same, other = drawn
     assert all(torch.equal(one[name], same[name]) for name in one)
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(one[name], other[name]) and one[name].dtype == torch.bfloat16
@@ -100,24 +103,18 @@ def test_a_shape_is_for_fresh_students() -> None:
         parse({"stage": "distill.logit", "student": "previous", "shape": {"layers": 2}})
 
 
-@pytest.mark.parametrize("cache", ["hidden", "topk"])
-def test_a_cached_teacher_teaches_as_the_online_one(cache: str, tmp_path: Path) -> None:
-    source = tiny_model(tmp_path / "model")
-    settings = {**SHORT, "train_tokens": 1024, "keep": 3}
-    run_on(Logit(**settings), source, tmp_path / "online")
-    more: dict[str, Any] = {"cache": cache, "top_k": 511} if cache == "topk" else {"cache": cache}
-    run_on(Logit(**settings, **more), source, tmp_path / "cached")
-    curves = []
-    for home in ("online", "cached"):
-        events, _ = read(tmp_path / home / "events.jsonl")
+def test_a_cached_teacher_teaches_as_the_online_one_and_takes_what_was_planned(tmp_path: Path) -> None:
+    source, curves = tiny_model(tmp_path / "model"), []
+    for cache in ("none", "hidden"):
+        stage = Logit(keep=3, cache=cache, **SHORT)
+        run_on(stage, source, tmp_path / cache)
+        events, _ = read(tmp_path / cache / "events.jsonl")
         curves.append([e["value"] for e in events if e["kind"] == "metric" and e["name"] == "loss"])
-    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
-    caches = tmp_path / "cached" / "store" / "teacher-cache"
-    (made,) = caches.iterdir()
-    planned = Logit(**settings, **more).cost(read_facts(source), read_facts(source)).cache
-    item = 2 if cache == "hidden" else 1  # the check computes in fp32, plans count in bf16
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+    (made,) = (tmp_path / "hidden" / "store" / "teacher-cache").iterdir()
     held = sum(path.stat().st_size for path in made.glob("shard-*"))
-    assert planned <= held <= 1.1 * item * planned + 50_000
+    planned = stage.cost(read_facts(source), read_facts(source)).cache
+    assert 2 * planned <= held <= 2 * planned + 10_000  # plans count in bf16, this test computes in fp32
 
 
 def test_previous_keeps_the_shape(tmp_path: Path) -> None:
