@@ -152,7 +152,7 @@ def test_top_tokens_that_hold_too_little_are_refused(teacher: Model, tmp_path: P
 
 def test_a_teacher_that_caps_its_logits_is_refused(tmp_path: Path) -> None:
     capped = Model(tiny_model(tmp_path / "capped", final_logit_softcapping=30.0), "capped")
-    with pytest.raises(BadInput, match="caps its logits.*cache=none"):
+    with pytest.raises(BadInput, match=r"caps its logits.*cache=none"):
         open_cache(capped, WINDOWS, HIDDEN, Surroundings(tmp_path))
 
 
