@@ -53,9 +53,13 @@ class TopK(NamedTuple):
         return TopK(*(column[part] for column in self))
 
 
-def top_of(hidden_NE: Tensor, head_VE: Tensor, k: int, temperature: float) -> TopK:
-    """The ``k`` likeliest tokens of softmax(hidden · headᵀ ÷ temperature), ``k`` below the vocabulary's size."""
-    parts = [_top_of_logits(block_RE @ head_VE.T, k, temperature) for block_RE in torch.split(hidden_NE, TOP_ROWS)]
+def top_of(hidden_NE: Tensor, head_VE: Tensor, k: int, temperature: float, softcap: float | None = None) -> TopK:
+    """The ``k`` likeliest tokens of softmax(logits ÷ temperature), ``k`` below the vocabulary's size.
+
+    Logits are hidden · headᵀ, under ``softcap`` where there is one.
+    """
+    blocks = (_capped(block_RE @ head_VE.T, softcap) for block_RE in torch.split(hidden_NE, TOP_ROWS))
+    parts = [_top_of_logits(logits_RV, k, temperature) for logits_RV in blocks]
     return TopK(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -64,6 +68,16 @@ def _top_of_logits(logits_RV: Tensor, k: int, temperature: float) -> TopK:
     log_p_RK, index_RK = log_p_RV.topk(k)
     tail_R = log_p_RV.exp_().scatter_(1, index_RK, 0.0).sum(-1)  # summed, not subtracted: exact where it is small
     return TopK(index_RK, log_p_RK, tail_R.clamp_min_(torch.finfo(tail_R.dtype).tiny).log_())
+
+
+class Softcaps(NamedTuple):
+    """Caps of logits, ``cap · tanh(logits / cap)``, which some models (Gemma 2) put behind their head."""
+
+    student: float | None = None
+    teacher: float | None = None
+
+
+UNCAPPED = Softcaps()
 
 
 class HeadLoss(NamedTuple):
@@ -88,6 +102,7 @@ def head_loss(
     teacher_NE: Tensor | None = None,
     teacher_head_VE: Tensor | None = None,
     chunk: int = CHUNK,
+    softcaps: Softcaps = UNCAPPED,
     top: TopK | None = None,
 ) -> HeadLoss:
     """Mean loss over N tokens, differentiable in ``hidden_ND`` and ``head_VD``.
@@ -99,11 +114,12 @@ def head_loss(
         objective: which loss.
         teacher_NE, teacher_head_VE: the same of the teacher, without gradient; needed unless ``alpha`` is 0.
         chunk: tokens whose student logits exist at one time.
+        softcaps: of both models' logits; top tokens are kept of what the teacher's cap has made of its own.
         top: stands in for the teacher's hidden states and head.
     """
     if top is None and (teacher_NE is None or teacher_head_VE is None) and objective.alpha > 0:
         raise ValueError("alpha > 0 needs the teacher's hidden states and head, or its top tokens")
-    options = (labels_N, objective, teacher_NE, teacher_head_VE, top, chunk, head_VD.requires_grad)
+    options = (labels_N, objective, teacher_NE, teacher_head_VE, top, chunk, head_VD.requires_grad, softcaps)
     return HeadLoss(*_HeadLoss.apply(hidden_ND, head_VD, *options))  # type: ignore[no-untyped-call]
 
 
@@ -122,6 +138,7 @@ class _HeadLoss(torch.autograd.Function):
         top: TopK | None,
         chunk: int,
         head_learns: bool,
+        softcaps: Softcaps,
     ) -> tuple[Tensor, Tensor, Tensor]:
         count = len(hidden_ND)
         accumulate = torch.promote_types(head_VD.dtype, torch.float32)
@@ -137,7 +154,7 @@ class _HeadLoss(torch.autograd.Function):
                 teacher_S: Tensor | TopK | None = None if top is None else top.at(some)
                 if teacher_NE is not None and teacher_head_VE is not None and top is None:
                     teacher_S = teacher_NE[some] @ teacher_head_VE.T
-                totals += _in_blocks(student_SV, teacher_S, labels_N[some], objective, 1 / count)
+                totals += _in_blocks(student_SV, teacher_S, labels_N[some], objective, softcaps, 1 / count)
             torch.mm(student_CV, head_VD, out=grad_hidden_ND[part])
             if head_learns:
                 product_VD = student_CV.T @ hidden_ND[part]
@@ -160,11 +177,16 @@ class _HeadLoss(torch.autograd.Function):
         if factor.item() != 1:
             grad_hidden_ND = grad_hidden_ND * factor.to(grad_hidden_ND.dtype)
             grad_head_VD = None if grad_head_VD is None else grad_head_VD * factor.to(grad_head_VD.dtype)
-        return grad_hidden_ND, grad_head_VD, *(None,) * 7
+        return grad_hidden_ND, grad_head_VD, *(None,) * 8
 
 
 def _in_blocks(
-    student_SV: Tensor, teacher_S: Tensor | TopK | None, labels_S: Tensor, objective: Objective, scale: float
+    student_SV: Tensor,
+    teacher_S: Tensor | TopK | None,
+    labels_S: Tensor,
+    objective: Objective,
+    softcaps: Softcaps,
+    scale: float,
 ) -> Tensor:
     """Sums of divergence and cross-entropy [2]; replaces the student's logits by ``scale`` times their gradient."""
     rows = len(student_SV)
@@ -173,15 +195,25 @@ def _in_blocks(
     totals = torch.zeros(2, dtype=torch.float64, device=student_SV.device)
     for start in range(0, len(student_SV), rows):
         block = slice(start, start + rows)
+        student_RV = _capped(student_SV[block], softcaps.student)
         if isinstance(teacher_S, TopK):
             teacher_R: Tensor | TopK | None = teacher_S.at(block)
         else:
-            teacher_R = None if teacher_S is None else teacher_S[block]
-        distance_R, cross_R, grad_RV = _losses(student_SV[block], teacher_R, labels_S[block], objective)
+            teacher_R = None if teacher_S is None else _capped(teacher_S[block], softcaps.teacher)
+        distance_R, cross_R, grad_RV = _losses(student_RV, teacher_R, labels_S[block], objective)
+        if softcaps.student:
+            grad_RV.mul_(1 - (student_RV / softcaps.student).square())
         totals[0] += distance_R.sum(dtype=torch.float64)
         totals[1] += cross_R.sum(dtype=torch.float64)
         student_SV[block] = grad_RV.mul_(scale)
     return totals
+
+
+def _capped(logits_RV: Tensor, cap: float | None) -> Tensor:
+    if not cap:
+        return logits_RV
+    wide = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32))
+    return torch.tanh(wide / cap).mul_(cap)
 
 
 def _losses(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from attar.errors import BadInput
+from attar import architecture
 from attar.facts import ModelFacts
 
 Count = Annotated[int, Field(gt=0)]
@@ -19,26 +19,13 @@ class Shape(BaseModel):
     hidden: Annotated[Count | None, Field(description="width of the hidden states")] = None
     ffn: Annotated[Count | None, Field(description="channels of the feed-forward part")] = None
     heads: Annotated[Count | None, Field(description="attention heads")] = None
-    kv_heads: Annotated[Count | None, Field(description="key/value heads, a divisor of the heads")] = None
-    head_dim: Annotated[Count | None, Field(description="width of a head, even")] = None
+    kv_heads: Annotated[
+        Count | None, Field(description="key/value heads, a divisor of the heads, in families that group them")
+    ] = None
+    head_dim: Annotated[
+        Count | None, Field(description="width of a head, even, in families where it is not hidden ÷ heads")
+    ] = None
 
     def of(self, facts: ModelFacts, stage: str) -> ModelFacts:
-        """Facts of a model of this shape, or :class:`BadInput` when no model can have it."""
-        layers, heads = self.layers or facts.layers, self.heads or facts.heads
-        kv_heads, head_dim = self.kv_heads or facts.kv_heads, self.head_dim or facts.head_dim
-        if heads % kv_heads:
-            possible = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
-            raise BadInput(f"{stage}: {heads} heads cannot share {kv_heads} kv_heads; possible kv_heads: {possible}")
-        if head_dim % 2:
-            raise BadInput(f"{stage}: head_dim={head_dim} is odd; rotary positions turn pairs of channels")
-        kinds = facts.config.get("layer_types")
-        changes = {"layer_types": [kinds[i % len(kinds)] for i in range(layers)]} if kinds else {}
-        return facts.changed(
-            num_hidden_layers=layers,
-            hidden_size=self.hidden or facts.hidden,
-            intermediate_size=self.ffn or facts.ffn,
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
-            head_dim=head_dim,
-            **changes,
-        )
+        """Facts of a model of this shape, or :class:`~attar.errors.BadInput` when no model can have it."""
+        return facts.changed(**architecture.shaped(facts.config, stage, **self.model_dump(exclude_none=True)))

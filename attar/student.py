@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from attar.architecture import with_layers
 from attar.errors import BadInput
 from attar.facts import ModelFacts
 from attar.shape import Shape
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from attar.model import Model
 
@@ -88,25 +90,15 @@ class StudentSettings(BaseModel):
         if self.student != "carved":
             return facts.changed(dtype="bfloat16")
         kept = self.kept(facts.layers)
-        kinds = facts.config.get("layer_types")
-        per_layer: dict[str, Any] = {"layer_types": [kinds[i] for i in kept]} if kinds else {}
-        return facts.changed(num_hidden_layers=len(kept), dtype="bfloat16", **per_layer)
+        return facts.changed(**with_layers(facts.config, kept, self.stage), dtype="bfloat16")
 
-    def make_student(self, source: Model, promised: ModelFacts, dtype: torch.dtype, device: str) -> Any:
+    def make_student(self, source: Model, promised: ModelFacts, dtype: torch.dtype, device: str) -> nn.Module:
         """The student as a module whose every weight learns; ``promised`` are its facts."""
-        from torch import nn
-
-        from attar.model import fresh
+        from attar.model import fresh, keep_layers
 
         if self.student == "fresh":
             return fresh(promised.config, dtype, device).requires_grad_(True)
-        student: Any = source.materialize(dtype, device)
+        student = source.materialize(dtype, device)
         if self.student == "carved":
-            layers = student.model.layers
-            student.model.layers = nn.ModuleList(layers[i] for i in self.kept(source.facts.layers))
-            for index, layer in enumerate(student.model.layers):
-                layer.self_attn.layer_idx = index
-            student.config.num_hidden_layers = len(student.model.layers)
-            if "layer_types" in promised.config:
-                student.config.layer_types = list(promised.config["layer_types"])
+            keep_layers(student, promised.config, self.kept(source.facts.layers))
         return student.requires_grad_(True)

@@ -24,11 +24,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from attar import machine
+from attar import architecture, machine
 from attar.attention import quick_attention
 from attar.divergence import TopK, top_of
 from attar.errors import BadInput, Cancelled, StageFailed
 from attar.fingerprint import environment_versions, hash_json
+from attar.model import head_weight, last_hidden, softcap
 from attar.store import Artifact, Store
 
 if TYPE_CHECKING:
@@ -60,10 +61,11 @@ class Keep:
 
 
 class Hidden(NamedTuple):
-    """Last hidden states of the teacher and the weight of its head."""
+    """Last hidden states of the teacher, the weight of its head and the cap of its logits, where it has one."""
 
     hidden_NE: Tensor
     head_VE: Tensor
+    softcap: float | None
 
 
 class Surroundings(Protocol):
@@ -85,10 +87,13 @@ class Surroundings(Protocol):
 class TeacherCache:
     """An opened cache: gives, window by window, what an online teacher would have said. Loads no teacher."""
 
-    def __init__(self, artifact: Artifact, keep: Keep, head_VE: Tensor | None, device: str) -> None:
+    def __init__(
+        self, artifact: Artifact, keep: Keep, head_VE: Tensor | None, softcap: float | None, device: str
+    ) -> None:
         self.artifact = artifact
         self.keep = keep
         self.head_VE = head_VE
+        self.softcap = softcap
         self.device = device
         self.per_shard = int(artifact.manifest["windows_per_shard"])
         self._shards: dict[int, Any] = {}
@@ -102,7 +107,7 @@ class TeacherCache:
         """What the teacher says about the windows ``rows`` [B]: N = B · T predictions, window after window."""
         if self.keep.what == "hidden":
             assert self.head_VE is not None
-            return Hidden(self._read("hidden", rows), self.head_VE)
+            return Hidden(self._read("hidden", rows), self.head_VE, self.softcap)
         return self.top(rows)
 
     def probe(self) -> tuple[int, Tensor]:
@@ -128,11 +133,9 @@ def open_cache(teacher: "Model", windows: Windows, keep: Keep, context: Surround
     """The cache of ``teacher`` on ``windows`` [W, T + 1], made first if the store has none or a damaged one.
 
     Raises:
-        BadInput: the top tokens hold too little of the teacher's probability to stand for it, or it caps its logits.
+        BadInput: the top tokens hold too little of the teacher's probability to stand for it.
         Cancelled: somebody stopped it; the shards made so far are kept.
     """
-    if teacher.facts.config.get("final_logit_softcapping"):
-        raise BadInput(f"cache={keep.what}: the teacher caps its logits, which a cache does not know; use cache=none")
     if keep.what == "topk":  # the rest must hold at least one token
         keep = Keep("topk", min(keep.top_k, teacher.facts.vocabulary - 1), keep.temperature)
     name = fingerprint(teacher, windows, keep, str(context.torch_dtype).removeprefix("torch."))
@@ -143,7 +146,7 @@ def open_cache(teacher: "Model", windows: Windows, keep: Keep, context: Surround
         else:
             context.log(f"the teacher is not asked: cache {name} holds what it says about the {len(windows)} windows")
     head_VE = teacher.head(context.torch_dtype, context.device) if keep.what == "hidden" else None
-    return TeacherCache(artifact, keep, head_VE, context.device)
+    return TeacherCache(artifact, keep, head_VE, architecture.softcap(teacher.facts.config), context.device)
 
 
 def fingerprint(teacher: "Model", windows: Windows, keep: Keep, dtype: str) -> str:
@@ -158,20 +161,6 @@ def fingerprint(teacher: "Model", windows: Windows, keep: Keep, dtype: str) -> s
             "versions": environment_versions(),
         }
     )
-
-
-def last_hidden(model: nn.Module, ids_BT: Tensor) -> Tensor:
-    """Hidden states after the final norm of all tokens that have a next one, [batch · (tokens − 1), width]."""
-    body: Any = model.base_model
-    hidden: Tensor = body(input_ids=ids_BT, use_cache=False).last_hidden_state
-    return hidden[:, :-1].flatten(0, 1)
-
-
-def head_weight(model: nn.Module) -> Tensor:
-    """Weight of the head [V, E], which may be the embedding's."""
-    decoder: Any = model
-    weight: Tensor = decoder.get_output_embeddings().weight
-    return weight
 
 
 def _intact(store: Store, name: str, context: Surroundings) -> Artifact | None:
@@ -240,7 +229,7 @@ def _ask(model: nn.Module, windows: Windows, keep: Keep, context: Surroundings) 
         if keep.what == "hidden":
             parts.append({"hidden": by_window(hidden_NE)})
             continue
-        top = top_of(hidden_NE, head_weight(model), keep.top_k, keep.temperature)
+        top = top_of(hidden_NE, head_weight(model), keep.top_k, keep.temperature, softcap(model))
         if probe is None:
             probe = by_window(hidden_NE)[:PROBES].clone()
             _require_mass(float(top.log_p_NK.exp().sum(-1).mean()), keep)

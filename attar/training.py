@@ -4,9 +4,7 @@ The order of the data is a function of (seed, step) alone, and the state holds e
 killed and started again ends bit for bit where an undisturbed one does.
 """
 
-import json
 import math
-import os
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,23 +13,22 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from attar import architecture
 from attar.attention import quick_attention
-from attar.divergence import HeadLoss, Objective, TopK, head_loss
+from attar.divergence import HeadLoss, Objective, Softcaps, TopK, head_loss
 from attar.errors import BadInput, Cancelled, ProofFailed
+from attar.model import head_weight, last_hidden, softcap
 from attar.optimizer import MasterAdamW
 from attar.store import Store
-from attar.teacher_cache import Hidden, Keep, TeacherCache, head_weight, last_hidden, open_cache
+from attar.teacher_cache import Hidden, Keep, TeacherCache, open_cache
 from attar.training_settings import TrainingSettings
+from attar.training_state import load_state, save_state
 
 if TYPE_CHECKING:
     from attar.data import Corpus
     from attar.model import Model
-
-STATE_FILE = "training.safetensors"
 
 
 class Surroundings(Protocol):
@@ -95,7 +92,7 @@ def train(
     """Train, in place, every parameter of ``student`` that requires a gradient; at the end they are fp32.
 
     Args:
-        student: a causal language model of transformers (``.model`` gives hidden states, ``.lm_head`` is linear).
+        student: a causal language model of transformers.
         teacher: the same kind with the same vocabulary, or a cache of what it says about ``windows``; not needed, and
             not asked, when ``alpha`` is 0.
         windows: token ids [n, length]; read in a new order every epoch, as often as the budget needs.
@@ -116,7 +113,7 @@ def train(
     )
     started_as = {name: _digest(master, name) for name, master in optimizer.masters.items()}
     alive: set[str] = set()  # parameters that ever got a gradient other than zero
-    load_state(optimizer, alive, context)
+    load_state(optimizer, alive, context.state, context.log)
     tokens_a_step = settings.batch * settings.length
     for step in range(optimizer.steps, settings.steps):
         if context.cancelled():
@@ -155,15 +152,15 @@ def loss_of(
     """
     objective = Objective(settings.alpha, settings.temperature, settings.divergence, settings.mix)
     labels_N = ids_BT[:, 1:].reshape(-1)
-    hidden_NE = head_VE = top = None
+    hidden_NE = head_VE = cap = top = None
     if teacher is not None and settings.alpha > 0:
         said = _targets(teacher, ids_BT, rows)
         if isinstance(said, TopK):
             top = said
         else:
-            hidden_NE, head_VE = said
-    hidden_ND = last_hidden(student, ids_BT)
-    return head_loss(hidden_ND, head_weight(student), labels_N, objective, hidden_NE, head_VE, top=top)
+            hidden_NE, head_VE, cap = said
+    hidden_ND, caps = last_hidden(student, ids_BT), Softcaps(softcap(student), cap)
+    return head_loss(hidden_ND, head_weight(student), labels_N, objective, hidden_NE, head_VE, softcaps=caps, top=top)
 
 
 def _targets(teacher: nn.Module | TeacherCache, ids_BT: Tensor, rows: npt.NDArray[np.int64] | None) -> Hidden | TopK:
@@ -172,7 +169,7 @@ def _targets(teacher: nn.Module | TeacherCache, ids_BT: Tensor, rows: npt.NDArra
             raise ValueError("a cache needs to know which windows it is asked about")
         return teacher.targets(rows)
     with torch.no_grad():
-        return Hidden(last_hidden(teacher, ids_BT), head_weight(teacher).detach())
+        return Hidden(last_hidden(teacher, ids_BT), head_weight(teacher).detach(), softcap(teacher))
 
 
 @torch.no_grad()
@@ -193,11 +190,10 @@ def report_missed(
     exact_head_VE = teacher.head(dtype, context.device)
     ids_BT = torch.from_numpy(windows[:count]).to(context.device)
     objective = Objective(1.0, settings.temperature, settings.divergence, settings.mix)
-    hidden_ND, labels_N = last_hidden(student, ids_BT), ids_BT[:, 1:].reshape(-1)
-    head_VD = head_weight(student)
-    whole = head_loss(hidden_ND, head_VD, labels_N, objective, exact_NE.to(dtype), exact_head_VE).divergence.item()
-    top = cache.top(np.arange(count))
-    kept = head_loss(hidden_ND, head_VD, labels_N, objective, top=top).divergence.item()
+    caps = Softcaps(softcap(student), architecture.softcap(teacher.facts.config))
+    learned = (last_hidden(student, ids_BT), head_weight(student), ids_BT[:, 1:].reshape(-1), objective)
+    whole = head_loss(*learned, exact_NE.to(dtype), exact_head_VE, softcaps=caps).divergence.item()
+    kept = head_loss(*learned, softcaps=caps, top=cache.top(np.arange(count))).divergence.item()
     context.report("topk_tail_mass", 1 - cache.mass, step)
     context.report("topk_bias", whole - kept, step)
     context.log(
@@ -219,38 +215,6 @@ def batch_rows(count: int, size: int, seed: int, step: int) -> npt.NDArray[np.in
     return np.array([orders[place // count][place % count] for place in places], dtype=np.int64)
 
 
-def save_state(optimizer: MasterAdamW, alive: set[str], folder: Path) -> None:
-    """Write everything the next steps depend on, as one file that is either the old one or the new one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{STATE_FILE}.draft"
-    metadata = {"steps": str(optimizer.steps), "alive": json.dumps(sorted(alive))}
-    save_file({name: tensor.contiguous() for name, tensor in optimizer.state().items()}, draft, metadata)
-    with open(draft, "rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(folder / STATE_FILE)
-
-
-def load_state(optimizer: MasterAdamW, alive: set[str], context: Surroundings) -> None:
-    """Go on from the last saved step, if there is one."""
-    path = context.state / STATE_FILE
-    if not path.exists():
-        return
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            expected = {name: list(tensor.shape) for name, tensor in optimizer.state().items()}
-            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
-            if found != expected:
-                context.log(f"the training state {path} is of another training and is not used", level="warning")
-                return
-            metadata = file.metadata()
-            optimizer.load(file.get_tensor, int(metadata["steps"]))
-            alive |= set(json.loads(metadata["alive"]))
-    except SafetensorError as error:
-        context.log(f"the training state {path} cannot be read and is not used: {error}", level="warning")
-        return
-    context.log(f"training goes on after step {optimizer.steps}")
-
-
 def _require_same_tokens(student: "Model", teacher: "Model") -> None:
     if (student.facts.vocabulary, student.facts.tokenizer) != (teacher.facts.vocabulary, teacher.facts.tokenizer):
         raise BadInput(
@@ -270,9 +234,9 @@ def _kind(name: str) -> str:
     """Parameters that play the same part and learn at the same rate."""
     if name.endswith((".scales", ".bias")):
         return name.rpartition(".")[2]
-    if "norm" in name:
+    if "norm" in name or ".ln_" in name:
         return "norms"
-    return "embedding" if "embed" in name or name.startswith("lm_head") else "weights"
+    return "embedding" if any(part in name for part in ("embed", "lm_head", ".wte.", ".wpe.")) else "weights"
 
 
 def _report(

@@ -150,10 +150,25 @@ def test_top_tokens_that_hold_too_little_are_refused(teacher: Model, tmp_path: P
     assert not any((tmp_path / "store" / "state").glob("*"))
 
 
-def test_a_teacher_that_caps_its_logits_is_refused(tmp_path: Path) -> None:
-    capped = Model(tiny_model(tmp_path / "capped", final_logit_softcapping=30.0), "capped")
-    with pytest.raises(BadInput, match=r"caps its logits.*cache=none"):
-        open_cache(capped, WINDOWS, HIDDEN, Surroundings(tmp_path))
+@pytest.mark.parametrize("capped", ["teacher", "student", "both"])
+def test_caches_know_the_cap_of_the_teachers_logits(
+    teacher: Model, student: Model, tmp_path: Path, capped: str
+) -> None:
+    """Hidden states are the online teacher exactly, and so are all tokens but one."""
+    gemma = Model(tiny_model(tmp_path / "gemma", "gemma2", num_hidden_layers=2), "capped")
+    asked, learns = (student if capped == "student" else gemma), (student if capped == "teacher" else gemma)
+    asked = Model(asked.folder, "asked")
+    learner, settings = learns.materialize(torch.float32), TrainingSettings(temperature=2.0, alpha=0.9)
+    online, online_grad = loss_and_gradient(learner, asked.materialize(torch.float32).requires_grad_(False), settings)
+    uncapped = asked.materialize(torch.float32).requires_grad_(False)
+    uncapped.config.final_logit_softcapping = None  # type: ignore[union-attr]
+    told_apart = capped != "student"
+    assert (abs(loss_and_gradient(learner, uncapped, settings)[0] - online) > 1e-3 * online) == told_apart
+    for keep in (HIDDEN, Keep("topk", 4096, 2.0)):
+        cache = open_cache(asked, WINDOWS, keep, Surroundings(tmp_path, torch.float32))
+        cached, cached_grad = loss_and_gradient(learner, cache, settings)
+        assert cached == pytest.approx(online, rel=1e-5)
+        assert (cached_grad - online_grad).norm() <= 1e-4 * online_grad.norm()
 
 
 def test_an_interrupted_cache_goes_on_and_ends_with_the_same_bytes(teacher: Model, tmp_path: Path) -> None:
