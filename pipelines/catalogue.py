@@ -53,6 +53,8 @@ def _type(schema: dict[str, Any], field: FieldInfo) -> str:
         return " | ".join(_type(option, field) for option in schema["anyOf"])
     if "const" in schema:
         return json.dumps(schema["const"])
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2].lower()
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items', {}), field)}"
     bounds = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))

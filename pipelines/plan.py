@@ -17,6 +17,7 @@ from pipelines.estimate import Estimate, estimate_measure, estimate_stage
 from pipelines.home import Home
 from pipelines.materials import Material, open_model, resolve_machine
 from pipelines.recipe import Recipe
+from pipelines.roles import Roles
 from stages.base import Stage
 from stages.spec import Machine, ModelRef
 
@@ -103,6 +104,7 @@ class Plan:
                     "compression_ratio": self.ratio(step),
                     "memory_bytes": max(step.work.memory, step.measuring.memory),
                     "seconds": step.work.seconds + step.measuring.seconds,
+                    "teacher_cache_bytes": step.work.cache,
                 }
                 for step in self.steps
             ],
@@ -147,29 +149,38 @@ def _make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch) -> Plan
     origin = open_model(recipe.model, recipe.task, home, complete, watch)
     if origin.facts.quantization is not None:
         raise BadInput(f"the model {recipe.model} is quantized already; start from the dense one it was made of")
-    _check_chain(chain, origin.facts, recipe.measure)
+    roles = Roles(origin, home, complete, watch)
+    _check_chain(chain, origin.facts, recipe.measure, roles)
     corpus = open_corpus(
         recipe.data,
         home.corpus,
         progress=lambda done, total: watch({"kind": "progress", "done": done, "total": total, "unit": "files read"}),
     )
     _Data(corpus, origin).check(recipe, chain)
-    made = _Chain(recipe, home, machine, origin, corpus)
-    steps = made.steps(chain, complete, watch)
+    steps = _Chain(recipe, home, machine, origin, corpus, roles).steps(chain)
     disk = _disk(steps)
-    missing = tuple(dict.fromkeys(model.spec for model in (origin, *made.teachers) if not model.facts.stored))
+    missing = tuple(dict.fromkeys(model.spec for model in (origin, *roles.named.values()) if not model.facts.stored))
     warnings = [*advice.warnings(steps, machine), *_not_here(missing, disk, hardware.free_disk(home.root))]
     return Plan(recipe, home, machine, tuple(steps), tuple(warnings), disk, missing)
 
 
-def _check_chain(chain: tuple[Link, ...], facts: ModelFacts, suite: Suite) -> None:
+def _check_chain(chain: tuple[Link, ...], facts: ModelFacts, suite: Suite, roles: Roles) -> None:
     """Facts through all stages, before any data is read: an order that cannot work is told in milliseconds."""
+    _require_measurable(facts, suite)
+    for link in chain:
+        student = roles.student(link)
+        if student is not None:
+            facts = student.facts
+            _require_measurable(facts, suite)
+        facts = _planned(link, facts)
+
+
+def _require_measurable(facts: ModelFacts, suite: Suite) -> None:
+    """Positions that are learned last for the windows and the texts of all measurements."""
     require_length(facts.config, suite.length, f"measure: length={suite.length}")
     if suite.speed:
         generated = f"measure: prompt={suite.prompt} with new_tokens={suite.new_tokens}"
         require_length(facts.config, suite.prompt + suite.new_tokens, generated)
-    for link in chain:
-        facts = _planned(link, facts)
 
 
 def _planned(link: Link, facts: ModelFacts) -> ModelFacts:
@@ -210,22 +221,32 @@ class _Data:
 class _Chain:
     """Chains facts and fingerprints from the origin through all stages."""
 
-    def __init__(self, recipe: Recipe, home: Home, machine: Machine, origin: Material, corpus: Corpus) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        home: Home,
+        machine: Machine,
+        origin: Material,
+        corpus: Corpus,
+        roles: Roles,
+    ) -> None:
         self.recipe = recipe
         self.home = home
         self.store: Store = home.store
         self.machine = machine
         self.origin = origin
         self.corpus = corpus
-        self.teachers: list[Material] = []  # those that a recipe names
+        self.roles = roles
 
-    def steps(self, chain: tuple[Link, ...], complete: bool, watch: Watch) -> list[Step]:
+    def steps(self, chain: tuple[Link, ...]) -> list[Step]:
         steps = [self._step(0, None, self.origin, self.origin, {})]
         for link in chain:
             stage = link.stage
-            source = Material("previous", steps[-1].model, steps[-1].facts)
-            teacher = self._teacher(link, source, complete, watch)
-            inputs = {"source": source.ref.fingerprint}
+            previous = Material("previous", steps[-1].model, steps[-1].facts)
+            student = self.roles.student(link)
+            source = student or previous
+            teacher = self.roles.teacher(link, source, previous)
+            inputs = {"student" if student else "source": source.ref.fingerprint}
             if teacher is not None:
                 inputs["teacher"] = teacher.ref.fingerprint
             for split in ("train", "calibration"):
@@ -278,37 +299,12 @@ class _Chain:
             measuring=estimate_measure(self.recipe.measure, made.facts, self.origin.facts, self.machine),
         )
 
-    def _teacher(self, link: Link, source: Material, complete: bool, watch: Watch) -> Material | None:
-        stage = link.stage
-        spec = stage.teacher_spec()
-        if spec is None:
-            return None
-        if spec == "origin":
-            teacher = self.origin
-        elif spec == "previous":
-            teacher = source
-        else:
-            teacher = open_model(spec, self.recipe.task, self.home, complete, watch)
-            self.teachers.append(teacher)
-        unchanged = stage.plan(source.facts).changed(dtype=None) == source.facts.changed(dtype=None)
-        if teacher.ref.fingerprint == source.ref.fingerprint and unchanged and getattr(stage, "alpha", 0) == 1:
-            raise BadInput(
-                f"{link.where}: {stage.stage}: the teacher {spec} is the very model that would learn, so there is "
-                "nothing to learn at alpha=1; put the stage after one that changes the model, or lower alpha"
-            )
-        same = teacher.facts.tokenizer == source.facts.tokenizer
-        if not same or teacher.facts.vocabulary != source.facts.vocabulary:
-            raise BadInput(
-                f"{link.where}: {stage.stage}: the tokenizer of the teacher {spec} differs from the student's, so "
-                "their next-token distributions cannot be compared; choose a teacher with the same tokenizer.json"
-            )
-        return teacher
-
 
 def _disk(steps: list[Step]) -> int:
-    """Bytes the uncached steps write: all their models, and the largest training state (kept twice while saved)."""
+    """Bytes the uncached steps write at most: their models and teacher caches, and the largest training state (kept
+    twice while saved)."""
     to_run = [step for step in steps if not step.cached]
-    models = sum(step.facts.bytes for step in to_run)
+    models = sum(step.facts.bytes + step.work.cache for step in to_run)
     states = [2 * step.work.state for step in to_run]  # the new one is written before the old one is removed
     return models + max(states, default=0)
 

@@ -58,4 +58,6 @@ def sentence(error: ValidationError, model: type[Any]) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown setting {key!r}; {nearest(str(first['loc'][-1]), model.model_fields)}"
+    if not key and first["type"] == "value_error":  # a model's own sentence about settings that do not go together
+        return str(first["ctx"]["error"])
     return f"{key}={first.get('input')!r}: {first['msg']}"

@@ -116,6 +116,4 @@ def _origin_hidden(spec: MeasureSpec, store: Store) -> dict[str, torch.Tensor]:
 
 
 def _reference(hidden_NTH: torch.Tensor, origin: Model, dtype: torch.dtype, device: str) -> Reference:
-    config = origin.facts.config
-    head_VH = origin.tensor(architecture.head(config)).to(device, dtype)
-    return Reference(hidden_NTH, head_VH, architecture.softcap(config))
+    return Reference(hidden_NTH, origin.head(dtype, device), architecture.softcap(origin.facts.config))

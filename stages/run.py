@@ -44,6 +44,7 @@ def run_stage(stage: Stage, spec: StageSpec, events: Events, cancelled: Callable
             dtype=spec.machine.dtype,
             seed=stage_seed(spec.seed, stage.stage),
             state=state,
+            store=store,
             events=events,
             cancelled=cancelled,
         )
@@ -79,6 +80,8 @@ def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Pa
     started = time.time() - earlier_seconds(context.state)
     torch.manual_seed(context.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling every new tensor before it is written costs a twentieth of a training, and nothing reads it unwritten.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     promised = stage.plan(source.facts)
     writer = Writer(draft, promised, tokenizer_from=source.folder)
     stage.apply(source, writer, context)

@@ -13,6 +13,7 @@ from attar.checkpoint import stored_tensors
 from attar.data import DataSettings, open_corpus
 from attar.events import Events
 from attar.model import Model
+from attar.store import Store
 from attar.testing import write_text
 from attar.writer import Writer
 from stages.base import Context, Stage, stage_seed
@@ -42,6 +43,7 @@ def apply_here(workshop: Path) -> Apply:
             dtype="float32",
             seed=stage_seed(0, stage.stage),
             state=folder / "state",
+            store=Store(workshop / "store"),
             events=Events(folder / "events.jsonl"),
             cancelled=lambda: False,
         )

@@ -23,9 +23,11 @@ from attar.data import DataSettings, open_corpus
 from attar.errors import BadInput
 from attar.events import Events
 from attar.facts import ModelFacts
-from attar.model import Model
+from attar.model import Model, fresh, hf_config, materialize_buffers, skeleton
 from attar.packed import PackedLinear
 from attar.quality import measure_text
+from attar.shape import Shape
+from attar.store import Store
 from attar.testing import write_text
 from attar.tiny import tiny_model
 from attar.training import loss_of
@@ -98,6 +100,7 @@ def apply(home: Path) -> Apply:
             dtype="float32",
             seed=0,
             state=folder / "state",
+            store=Store(home / "store"),
             events=Events(home / "events.jsonl"),
             cancelled=lambda: False,
         )
@@ -195,6 +198,38 @@ def test_a_carved_student_and_a_tuned_model(family: str, home: Path, apply: Appl
     moved = [name for name in tuned.names if not torch.equal(tuned.tensor(name), before.tensor(name))]
     assert {*architecture.embeddings(before.facts.config), *architecture.norms(before.facts.config)} & set(moved)
     assert len(moved) > len(tuned.names) / 2
+
+
+@families
+def test_a_fresh_student_has_the_shape_and_learns_from_a_cache(family: str, home: Path, apply: Apply) -> None:
+    """What is drawn computes as what is reopened, in every family, and as many numbers change as its config can say."""
+    grouped = {} if family in HEADLESS else {"kv_heads": 1, "head_dim": 8}
+    shape = Shape(layers=3, hidden=32, ffn=48, heads=2, **grouped)
+    made = apply(Logit(student="fresh", shape=shape, cache="hidden", **SHORT), tiny(home, family)).facts
+    sizes = (made.layers, made.hidden, made.ffn, made.heads, made.kv_heads, made.head_dim)
+    assert sizes == (3, 32, 48, 2, *((2, 16) if family in HEADLESS else (1, 8)))
+    drawn = fresh(made.config, torch.bfloat16, "cpu")
+    opened = skeleton(hf_config(made.config), torch.bfloat16)
+    opened.load_state_dict(drawn.state_dict(), assign=True)
+    opened.tie_weights()
+    materialize_buffers(opened, "cpu")
+    with torch.no_grad():
+        one, other = (model(input_ids=probe.tokens(512)).logits for model in (drawn, opened.eval()))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "words"),
+    [
+        ("gpt2", {"kv_heads": 2}, "gpt2 model has no kv_heads of its own, it equals heads"),
+        ("opt", {"head_dim": 8}, "opt model has no head_dim of its own, it is hidden ÷ heads"),
+        ("gpt_neox", {"heads": 3}, "3 heads do not divide the hidden width 64; possible heads: 1, 2, 4, 8"),
+        ("gpt_neox", {"hidden": 36}, "head_dim=9 is odd"),
+    ],
+)
+def test_a_shape_that_a_family_cannot_have(family: str, shape: dict[str, int], words: str, home: Path) -> None:
+    with pytest.raises(BadInput, match=words):
+        Logit(student="fresh", shape=Shape(**shape)).plan(read_facts(tiny(home, family)))
 
 
 @families
