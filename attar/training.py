@@ -109,6 +109,7 @@ def train(
         if context.cancelled():
             save_state(optimizer, alive, context.state)
             raise Cancelled(f"training was stopped after {step} of {settings.steps} steps, which are saved")
+        torch.manual_seed(int(np.random.SeedSequence((context.seed, step)).generate_state(1)[0]))  # for dropout
         ids_BT = torch.from_numpy(batch(windows, settings.batch, context.seed, step)).to(context.device)
         with quick_attention(student, teacher, length=ids_BT.shape[1], device=context.device):
             losses = loss_of(student, teacher, ids_BT, settings)

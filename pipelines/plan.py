@@ -249,8 +249,8 @@ class _Chain:
             teacher = source
         else:
             teacher = open_model(spec, self.recipe.task, self.home, complete, watch)
-        unchanged = stage.plan(source.facts).changed(dtype=None) == source.facts.changed(dtype=None)
-        if teacher.ref.fingerprint == source.ref.fingerprint and unchanged and getattr(stage, "alpha", 0) == 1:
+        taught_itself = teacher.ref.fingerprint == source.ref.fingerprint and stage.starts_as_source(source.facts)
+        if taught_itself and getattr(stage, "alpha", 0) == 1:
             raise BadInput(
                 f"stages.{index}: {stage.stage}: the teacher {spec} is the very model that would learn, so there is "
                 "nothing to learn at alpha=1; put the stage after one that changes the model, or lower alpha"

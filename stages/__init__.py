@@ -17,6 +17,7 @@ REGISTRY: dict[str, str] = {
     "quantize.gptq": "stages.quantize_gptq:Gptq",
     "finetune.scales": "stages.finetune_scales:Scales",
     "finetune.full": "stages.finetune_full:Full",
+    "finetune.lora": "stages.finetune_lora:Lora",
 }
 
 

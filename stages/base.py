@@ -85,6 +85,10 @@ class Stage(BaseModel):
         """What comes out of this stage, or :class:`BadInput` with a sentence why it cannot work."""
         raise NotImplementedError
 
+    def starts_as_source(self, facts: ModelFacts) -> bool:
+        """Whether what begins to learn computes what the source computes, so that a copy of it could teach nothing."""
+        return self.plan(facts).changed(dtype=None) == facts.changed(dtype=None)
+
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         """Estimated compute and peak memory on a source with these facts."""
         raise NotImplementedError
