@@ -35,7 +35,7 @@ class Adapter:
 
     def tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         """Names in the adapter's file → shapes, beside a model of this config."""
-        shapes = linear_modules(config)
+        shapes = architecture.linear_modules(config)
         found = {}
         for module in self.modules:
             rows, columns = shapes[module]
@@ -46,7 +46,7 @@ class Adapter:
     def as_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """``adapter_config.json``. Modules that every layer adapts are named by their last part, as readers expect."""
         leaves = {name.rpartition(".")[2] for name in self.modules}
-        everywhere = {name for name in linear_modules(config) if name.rpartition(".")[2] in leaves}
+        everywhere = {name for name in architecture.linear_modules(config) if name.rpartition(".")[2] in leaves}
         return {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -76,10 +76,10 @@ def read_adapter(settings: Mapping[str, Any], stored: Mapping[str, str], config:
         strange.append("r" if not isinstance(settings.get("r"), int) else "lora_alpha")
     if strange:
         raise BadInput(
-            f"the adapter has {strange[0]}={settings.get(strange[0])!r}, which Attar does not read; it opens plain LoRA "
-            "with one rank for all modules"
+            f"the adapter has {strange[0]}={settings.get(strange[0])!r}, which Attar does not read; it opens plain "
+            "LoRA with one rank for all modules"
         )
-    possible = linear_modules(config)
+    possible = architecture.linear_modules(config)
     modules = tuple(name for name in possible if tensor_name(name, "lora_A") in stored)
     surplus = set(stored) - {tensor_name(name, side) for name in modules for side in SIDES}
     if surplus or not modules:
@@ -100,13 +100,6 @@ def tensor_name(module: str, side: str) -> str:
     return f"{PREFIX}{module}.{side}.weight"
 
 
-def linear_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Full names of all linears of the layers → (out features, in features)."""
-    layers = range(config["num_hidden_layers"])
-    shapes = architecture.linears(config)
-    return {f"{architecture.LAYERS}.{i}.{name}": shape for i in layers for name, shape in shapes.items()}
-
-
 def choose_modules(patterns: Iterable[str], config: Mapping[str, Any], stage: str) -> tuple[str, ...]:
     """Full names of the linears that the patterns match, in the model's order.
 
@@ -116,7 +109,7 @@ def choose_modules(patterns: Iterable[str], config: Mapping[str, Any], stage: st
     Raises:
         BadInput: a pattern matches nothing.
     """
-    names = {full: full.removeprefix("model.") for full in linear_modules(config)}
+    names = {full: full.removeprefix("model.") for full in architecture.linear_modules(config)}
     chosen: set[str] = set()
     for pattern in patterns:
         found = {full for full, short in names.items() if _matches(short, pattern)}

@@ -76,6 +76,12 @@ def linears(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return dict(zip(ATTENTION + FFN, shapes, strict=True))
 
 
+def linear_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Full names of all linear modules of all layers → (out features, in features)."""
+    layers = range(config["num_hidden_layers"])
+    return {f"{LAYERS}.{i}.{name}": shape for i in layers for name, shape in linears(config).items()}
+
+
 def tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Names → shapes of all dense tensors that a checkpoint of this config holds."""
     kind = family(config)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from attar.adapter import Adapter, choose_modules, linear_modules
+from attar.adapter import Adapter, choose_modules
+from attar.architecture import linear_modules
 from attar.errors import BadInput, ProofFailed
 from attar.facts import ModelFacts
 from attar.training_settings import TrainingSettings
@@ -135,7 +136,7 @@ class Lora(TrainingSettings, Stage):
         context.report("lora/rounded_away", lost)
         if lost > ROUNDED:
             context.log(
-                f"rounding the merged weights to {out.facts.dtype} changed the logits by {lost:.0%} of what the adapter "
-                "did; a higher learning_rate or more train_tokens moves the weights by more than their precision",
+                f"rounding the merged weights to {out.facts.dtype} changed the logits by {lost:.0%} of what the "
+                "adapter did; a higher learning_rate or more train_tokens moves the weights by more than their precision",
                 level="warning",
             )
