@@ -137,6 +137,6 @@ class Lora(TrainingSettings, Stage):
         if lost > ROUNDED:
             context.log(
                 f"rounding the merged weights to {out.facts.dtype} changed the logits by {lost:.0%} of what the "
-                "adapter did; a higher learning_rate or more train_tokens moves the weights by more than their precision",
+                "adapter did; a higher learning_rate or more train_tokens moves the weights further",
                 level="warning",
             )

@@ -62,7 +62,7 @@ def test_gradients_pass_straight_through(symmetric: bool, shrink: float) -> None
     identity = (target.flatten(0, 1).t() @ x.detach().flatten(0, 1))[found[1] != 0]
     torch.testing.assert_close(found[1][found[1] != 0], identity)
     beyond = float((found[1] == 0).float().mean())
-    assert beyond < 0.01 if shrink == 1 else beyond > 0.05
+    assert beyond < 0.05 if shrink == 1 else beyond > 0.05
 
 
 def test_a_recomputed_grid_follows_the_weights() -> None:

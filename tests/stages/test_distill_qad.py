@@ -51,7 +51,7 @@ def test_it_beats_rounding_to_nearest_on_a_trained_model(
 ) -> None:
     training = {"batch": 8, "length": 64, "learning_rate": 3e-3}
     origin: Model = apply(Full(alpha=0.0, train_tokens=150 * 512, **training), dense)
-    ids = torch.from_numpy(corpus.windows("held-out", origin.tokenizer_file, 32, 64, seed=0))
+    ids = torch.from_numpy(corpus.windows("other", origin.tokenizer_file, 32, 64, seed=0))
     model = origin.materialize(torch.float32)
     quality, hidden = measure_text(model, ids, None)
     assert quality.perplexity < 200  # of a vocabulary of 512: it has learned something
@@ -85,7 +85,7 @@ def test_a_quantized_model_goes_on_with_its_own_grid(dense: Path, apply: Any, tm
 def test_without_a_learning_rate_nothing_changes(dense: Path, apply: Any) -> None:
     source: Model = apply(RoundToNearest(group_size=32), dense)
     with pytest.raises(ProofFailed, match="not one of them moved"):
-        apply(Qad(**{**SHORT, "learning_rate": 1e-30}, scale_learning_rate=1e-30), source.folder, teacher=dense)
+        apply(Qad(**{**SHORT, "learning_rate": 1e-30}, scales="fixed"), source.folder, teacher=dense)
 
 
 def test_integers_that_stay_are_told(dense: Path, apply: Any, tmp_path: Path) -> None:
