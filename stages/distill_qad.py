@@ -34,8 +34,9 @@ class Qad(TrainingSettings, Stage):
     (arXiv 2402.10631), and for inference formats NVIDIA's QAD (arXiv 2601.20088). Learning the scales beside the
     weights follows EfficientQAT (arXiv 2407.11062). Unlike finetune.scales this changes the integers as well.
 
-    A dense model starts at its weights and the grid found for them; a quantized one at its dequantized weights and its
-    own grid. At the end the integers and scales of the last forward are the file.
+    A dense model starts at its weights and the grid found for them; a quantized one at its dequantized weights, in the
+    middle of their cells, and its own grid: there, integers change only when learning_rate times the steps comes near
+    half a scale. At the end the integers and scales of the last forward are the file.
     """
 
     stage: Literal["distill.qad"] = "distill.qad"
@@ -107,6 +108,11 @@ class Qad(TrainingSettings, Stage):
                     f"{name}={found}; leave {name} out to go on with its grid, or put distill.qad in place of the "
                     "stage that quantizes"
                 )
+        if self.scales == "learned" and self.steps < 2:
+            raise BadInput(
+                f"distill.qad: train_tokens={self.train_tokens} makes one step, in which the scales of weights that "
+                f"lie on their grid get no gradient; ask for more than {self.batch * self.length} tokens"
+            )
         return facts.changed(dtype="bfloat16")
 
     def starts_as_source(self, facts: ModelFacts) -> bool:

@@ -88,6 +88,9 @@ class Lora(TrainingSettings, Stage):
         found = self.adapter(facts)
         return replace(facts.changed(dtype="bfloat16"), adapter=found if facts.quantization else None)
 
+    def starts_as_source(self, facts: ModelFacts) -> bool:
+        return True
+
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         found = self.adapter(facts)
         learning = sum(prod(shape) for shape in found.tensors(facts.config).values())

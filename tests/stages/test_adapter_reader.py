@@ -46,7 +46,11 @@ def test_peft_finds_our_adapter_and_our_function(apply: Any, tmp_path: Path) -> 
     environment = {**os.environ, "GPTQMODEL_CPU_WORKERS": "2", "HF_HUB_OFFLINE": "1", "TORCHDYNAMO_DISABLE": "1"}
     folders = [dense, made.folder, made.folder / FOLDER, file]
     done = subprocess.run(
-        [sys.executable, "-c", READER, *map(str, folders)], capture_output=True, text=True, env=environment, cwd=tmp_path
+        [sys.executable, "-c", READER, *map(str, folders)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = load_file(file)

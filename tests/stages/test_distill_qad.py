@@ -10,7 +10,7 @@ import torch
 from attar.architecture import linear_modules
 from attar.checkpoint import read_facts
 from attar.data import Corpus
-from attar.errors import BadInput, ProofFailed
+from attar.errors import BadInput
 from attar.facts import ModelFacts
 from attar.model import Model
 from attar.packed import PackedLinear
@@ -65,7 +65,7 @@ def test_it_beats_rounding_to_nearest_on_a_trained_model(
     format_of: dict[str, Any] = {"group_size": 64, "symmetric": True}
     nearest = kl(apply(RoundToNearest(**format_of), origin.folder))
     learned = kl(apply(Qad(**format_of, train_tokens=40 * 512, **{**training, "learning_rate": 5e-4}), origin.folder))
-    assert 0 < learned < 0.6 * nearest
+    assert 0 < learned < 0.8 * nearest
     assert 0 < metrics(tmp_path)["qad/integers_changed"] < 1
 
 
@@ -84,8 +84,9 @@ def test_a_quantized_model_goes_on_with_its_own_grid(dense: Path, apply: Any, tm
 
 def test_without_a_learning_rate_nothing_changes(dense: Path, apply: Any) -> None:
     source: Model = apply(RoundToNearest(group_size=32), dense)
-    with pytest.raises(ProofFailed, match="not one of them moved"):
-        apply(Qad(**{**SHORT, "learning_rate": 1e-30}, scales="fixed"), source.folder, teacher=dense)
+    made: Model = apply(Qad(**{**SHORT, "learning_rate": 1e-30}, scales="fixed"), source.folder, teacher=dense)
+    assert made.names == source.names
+    assert all(torch.equal(made.tensor(name), source.tensor(name)) for name in source.names)
 
 
 def test_integers_that_stay_are_told(dense: Path, apply: Any, tmp_path: Path) -> None:
@@ -139,6 +140,8 @@ def test_another_grid_than_that_of_a_quantized_model(dense: Path, setting: str, 
     with pytest.raises(BadInput, match=rf"{setting}={value} is not that of the incoming model.*{setting}={found}"):
         parse({"stage": "distill.qad", setting: value}).plan(source)
     assert Qad().plan(source).quantization == source.quantization
+    with pytest.raises(BadInput, match="makes one step, in which the scales"):
+        Qad(train_tokens=1024).plan(source)
     left_open = Qad().plan(read_facts(dense)).quantization
     assert left_open is not None and (left_open.bits, left_open.group_size, left_open.symmetric) == (4, 64, False)
 
