@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attar import architecture
 from attar.facts import Quantization
-from attar.grid import SMALLEST, Grid, find_grid, round_to
+from attar.grid import SMALLEST, Grid, find_grid
 from attar.model import Model
 from attar.packed import PackedLinear
 
@@ -22,16 +22,19 @@ from attar.packed import PackedLinear
 class StraightThroughLinear(nn.Module):
     """A linear that is quantized in every forward.
 
-    ``weight`` [O, I] and ``scales`` [G, O] are fp32 parameters. The scales' gradient is that of learned step sizes
-    (LSQ, arXiv 1902.08153): rounded less exact level inside the grid, the last level beyond its ends. The zero points
-    are integers and stay, unless the grid is recomputed from the weights in every forward.
+    ``weight`` [O, I] and ``scales`` [G, O] are fp32 parameters. ``weight`` is measured in steps of the grid, so that
+    one learning rate suits all groups, and a scale that learns moves all values of its group and no integer: its
+    gradient is that of a packed model's scales. The zero points are integers and stay.
+
+    With ``recomputed`` the grid spans the weights of each group anew in every forward (LLM-QAT, arXiv 2305.17888).
+    Then ``weight`` is measured as ever, and the scales do not learn.
 
     Args:
         weight_OI: where the weights start.
         grid: where the grid starts.
         bias: [O] or None.
         symmetric: only for recomputed grids: whether they have their zero point in the middle.
-        recomputed: the grid spans the weights of each group anew in every forward; its scales do not learn.
+        recomputed: whether the grid follows the weights.
     """
 
     zeros: Tensor
@@ -44,9 +47,10 @@ class StraightThroughLinear(nn.Module):
         self.group_size = grid.group_size
         self.symmetric = symmetric
         self.recomputed = recomputed
-        self.weight = nn.Parameter(weight_OI.float().clone(), requires_grad=False)
         self.scales = nn.Parameter(grid.scales.float(), requires_grad=False)
         self.register_buffer("zeros", grid.zeros)
+        weight = weight_OI.float().clone() if recomputed else _in_steps(weight_OI.float(), self.scales.detach())
+        self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
 
     @torch.no_grad()
@@ -54,20 +58,20 @@ class StraightThroughLinear(nn.Module):
         """The grid of the next forward, as a file holds it."""
         if self.recomputed:
             return find_grid(self.weight.detach(), self.bits, self.group_size, self.symmetric, mse=False)
-        scales = self.scales.detach().clamp(min=SMALLEST).half()
-        return Grid(scales, self.zeros, self.bits, self.group_size)
+        return Grid(_storable(self.scales.detach()).half(), self.zeros, self.bits, self.group_size)
 
     @torch.no_grad()
     def codes(self) -> Tensor:
         """The integers of the next forward, uint8 [O, I]."""
-        return round_to(self.weight, self.grid())
+        grid = self.grid()
+        levels_OGS, _ = _levels(self._steps(grid), grid.zeros, grid.top)
+        return levels_OGS.add_(_spread(grid.zeros)).to(torch.uint8).view_as(self.weight)
 
     def packed(self, dtype: torch.dtype) -> PackedLinear:
         """The same linear as integers and scales."""
         grid = self.grid()
         bias = None if self.bias is None else self.bias.detach()
-        codes = round_to(self.weight.detach(), grid)
-        return PackedLinear.from_codes(codes, grid.scales, grid.zeros, bias, self.bits, self.group_size, dtype)
+        return PackedLinear.from_codes(self.codes(), grid.scales, grid.zeros, bias, self.bits, self.group_size, dtype)
 
     def dense(self) -> nn.Linear:
         """The same linear as ordinary weights (fp32) that lie on the grid."""
@@ -82,20 +86,23 @@ class StraightThroughLinear(nn.Module):
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight [O, I] that the next forward multiplies by."""
         grid = self.grid()
-        return _values(self.weight.detach(), grid.scales, grid.zeros, 2**self.bits - 1, dtype)
+        levels_OGS, _ = _levels(self._steps(grid).detach(), grid.zeros, grid.top)
+        return _values(levels_OGS, grid.scales, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x @ values.T + bias`` for x [..., I]; gradients reach the input, weights, scales and bias."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        scales, zeros = self.scales, self.zeros
-        if self.recomputed:
-            grid = self.grid()
-            scales, zeros = grid.scales.float(), grid.zeros  # type: ignore[assignment]
+        grid = self.grid()
+        scales = grid.scales.float() if self.recomputed else self.scales
         y: Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, scales, zeros, 2**self.bits - 1
+            x, self._steps(grid), scales, grid.zeros, grid.top
         )
         return y if self.bias is None else y + self.bias.to(x.dtype)
+
+    def _steps(self, grid: Grid) -> Tensor:
+        """The weight in steps of the grid."""
+        return _in_steps(self.weight, grid.scales) if self.recomputed else self.weight
 
     def extra_repr(self) -> str:
         rows, columns = self.weight.shape
@@ -127,47 +134,54 @@ def put_on_grid(
     return found
 
 
-def _levels(weight_OI: Tensor, scales_GO: Tensor, zeros_GO: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Exact levels [O, G, S] (weight over scale), the rounded and clamped ones, and the scales [O, G, 1] as stored.
+def _spread(grid_GO: Tensor) -> Tensor:
+    """One value a group → fp32 [O, G, 1]."""
+    return grid_GO.float().t().unsqueeze(-1)
 
-    The last tensor is true where the grid reaches.
-    """
-    scales_OG1 = scales_GO.clamp(min=SMALLEST).half().float().t().unsqueeze(-1)
-    zeros_OG1 = zeros_GO.float().t().unsqueeze(-1)
-    exact_OGS = weight_OI.view(*scales_OG1.shape[:2], -1) / scales_OG1
-    rounded_OGS = torch.round(exact_OGS)
+
+def _storable(scales_GO: Tensor) -> Tensor:
+    return scales_GO.float().clamp(min=SMALLEST).half().float()
+
+
+def _in_steps(weight_OI: Tensor, scales_GO: Tensor) -> Tensor:
+    scales_OG1 = _spread(_storable(scales_GO))
+    return (weight_OI.view(*scales_OG1.shape[:2], -1) / scales_OG1).view_as(weight_OI)
+
+
+def _levels(steps_OI: Tensor, zeros_GO: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Codes less zero points [O, G, S], in fp32, and where the grid reaches."""
+    zeros_OG1 = _spread(zeros_GO)
+    rounded_OGS = torch.round(steps_OI.view(*zeros_OG1.shape[:2], -1))
     levels_OGS = torch.clamp(rounded_OGS, -zeros_OG1, top - zeros_OG1)
-    return exact_OGS, levels_OGS, scales_OG1, levels_OGS == rounded_OGS
+    return levels_OGS, levels_OGS == rounded_OGS
 
 
-def _values(weight_OI: Tensor, scales_GO: Tensor, zeros_GO: Tensor, top: int, dtype: torch.dtype) -> Tensor:
-    _, levels_OGS, scales_OG1, _ = _levels(weight_OI, scales_GO, zeros_GO, top)
-    return (levels_OGS * scales_OG1).to(dtype).view_as(weight_OI)
+def _values(levels_OGS: Tensor, scales_GO: Tensor, dtype: torch.dtype) -> Tensor:
+    return (levels_OGS * _spread(_storable(scales_GO))).to(dtype).flatten(1)
 
 
 class _StraightThrough(torch.autograd.Function):
-    """``x @ values(weight).T``; what the backward needs of the grid is made anew there instead of being kept."""
+    """``x @ values(steps).T``; what the backward needs of the grid is made anew there instead of being kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_OI: Tensor, scales_GO: Tensor, zeros_GO: Tensor, top: int) -> Tensor:
-        ctx.save_for_backward(x, weight_OI, scales_GO, zeros_GO)
+    def forward(ctx: Any, x: Tensor, steps_OI: Tensor, scales_GO: Tensor, zeros_GO: Tensor, top: int) -> Tensor:
+        ctx.save_for_backward(x, steps_OI, scales_GO, zeros_GO)
         ctx.top = top
-        return nn.functional.linear(x, _values(weight_OI, scales_GO, zeros_GO, top, x.dtype))
+        levels_OGS, _ = _levels(steps_OI, zeros_GO, top)
+        return nn.functional.linear(x, _values(levels_OGS, scales_GO, x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight_OI, scales_GO, zeros_GO = ctx.saved_tensors
+        x, steps_OI, scales_GO, zeros_GO = ctx.saved_tensors
         (grad,) = grads
-        exact_OGS, levels_OGS, scales_OG1, inside_OGS = _levels(weight_OI, scales_GO, zeros_GO, ctx.top)
-        grad_x = grad_weight = grad_scales = None
+        levels_OGS, inside_OGS = _levels(steps_OI, zeros_GO, ctx.top)
+        grad_x = grad_steps = grad_scales = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ (levels_OGS * scales_OG1).to(grad.dtype).view_as(weight_OI)
+            grad_x = grad @ _values(levels_OGS, scales_GO, grad.dtype)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            product_OI = (grad.flatten(0, -2).t() @ x.flatten(0, -2)).to(weight_OI.dtype)
-            product_OGS = product_OI.view_as(levels_OGS)
+            grad_OGS = (grad.flatten(0, -2).t() @ x.flatten(0, -2)).float().view_as(levels_OGS)
             if ctx.needs_input_grad[2]:
-                slopes_OGS = torch.where(inside_OGS, levels_OGS - exact_OGS, levels_OGS)
-                grad_scales = (slopes_OGS * product_OGS).sum(-1).t().to(scales_GO.dtype)
+                grad_scales = (levels_OGS * grad_OGS).sum(-1).t().to(scales_GO.dtype)
             if ctx.needs_input_grad[1]:
-                grad_weight = (product_OGS * inside_OGS).view_as(weight_OI)
-        return grad_x, grad_weight, grad_scales, None, None
+                grad_steps = (grad_OGS * inside_OGS * _spread(_storable(scales_GO))).view_as(steps_OI)
+        return grad_x, grad_steps, grad_scales, None, None

@@ -31,12 +31,13 @@ class Qad(TrainingSettings, Stage):
 
     The student multiplies by exactly what the packed file would hold, the gradient passes the rounding as if it were
     the identity, and the loss is the divergence from the unquantized teacher: LLM-QAT (arXiv 2305.17888), BitDistiller
-    (arXiv 2402.10631), and for inference formats NVIDIA's QAD (arXiv 2601.20088). Learning the scales beside the
-    weights follows EfficientQAT (arXiv 2407.11062). Unlike finetune.scales this changes the integers as well.
+    (arXiv 2402.10631), and for inference formats NVIDIA's QAD (arXiv 2601.20088). The scales learn beside the weights,
+    as in EfficientQAT (arXiv 2407.11062). Unlike finetune.scales this changes the integers as well.
 
-    A dense model starts at its weights and the grid found for them; a quantized one at its dequantized weights, in the
-    middle of their cells, and its own grid: there, integers change only when learning_rate times the steps comes near
-    half a scale. At the end the integers and scales of the last forward are the file.
+    The weights learn in steps of their grid: step_learning_rate = 0.01 moves a weight by at most a hundredth of a step
+    each time. A dense model starts at its weights and the grid found for them; a quantized one at its own grid, every
+    weight in the middle of its cell, half a step from the next integer. At the end the integers and scales of the last
+    forward are the file.
     """
 
     stage: Literal["distill.qad"] = "distill.qad"
@@ -66,6 +67,14 @@ class Qad(TrainingSettings, Stage):
         Literal["learned", "fixed", "recomputed"],
         Field(description="learned by gradient, kept as they start, or spanning each group's weights in every forward"),
     ] = "learned"
+    step_learning_rate: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="peak learning rate of the weights, in steps of the grid; recomputed grids take learning_rate",
+        ),
+    ] = 5e-3
     scale_learning_rate: Annotated[
         float, Field(gt=0, le=1, description="peak learning rate of learned scales, which are far smaller than weights")
     ] = 1e-5
@@ -108,11 +117,6 @@ class Qad(TrainingSettings, Stage):
                     f"{name}={found}; leave {name} out to go on with its grid, or put distill.qad in place of the "
                     "stage that quantizes"
                 )
-        if self.scales == "learned" and self.steps < 2:
-            raise BadInput(
-                f"distill.qad: train_tokens={self.train_tokens} makes one step, in which the scales of weights that "
-                f"lie on their grid get no gradient; ask for more than {self.batch * self.length} tokens"
-            )
         return facts.changed(dtype="bfloat16")
 
     def starts_as_source(self, facts: ModelFacts) -> bool:
@@ -140,6 +144,8 @@ class Qad(TrainingSettings, Stage):
         for name, parameter in student.named_parameters():
             parameter.requires_grad_(self.learns(name, frozenset(on_grid)))
         rates = {f"{name}.scales": self.scale_learning_rate for name in on_grid}
+        if self.scales != "recomputed":
+            rates |= {f"{name}.weight": self.step_learning_rate for name in on_grid}
         first = {name: linear.codes() for name, linear in on_grid.items()}
         fit(student, source, self, context, rates)
         changed = sum(int((first.pop(name) != linear.codes()).sum()) for name, linear in on_grid.items())
@@ -176,6 +182,6 @@ class Qad(TrainingSettings, Stage):
         if not changed:
             context.log(
                 "no weight left its place on the grid, so only what surrounds the integers has learned; a higher "
-                "learning_rate or more train_tokens moves them (finetune.scales does the same for less)",
+                "step_learning_rate or more train_tokens moves them (finetune.scales does the same for less)",
                 level="warning",
             )

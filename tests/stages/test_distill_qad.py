@@ -23,6 +23,7 @@ from stages.finetune_full import Full
 from stages.quantize_rtn import RoundToNearest
 
 SHORT: dict[str, Any] = {"train_tokens": 512, "batch": 4, "length": 32, "learning_rate": 3e-3}
+FAST: dict[str, Any] = {**SHORT, "step_learning_rate": 0.4}
 NAME = "model.layers.2.mlp.up_proj"
 
 
@@ -43,7 +44,7 @@ def metrics(folder: Path) -> dict[str, float]:
 
 
 def test_keeps_the_contract() -> None:
-    check_stage(Qad(group_size=16, **SHORT))
+    check_stage(Qad(group_size=16, **FAST))
 
 
 def test_it_beats_rounding_to_nearest_on_a_trained_model(
@@ -64,14 +65,14 @@ def test_it_beats_rounding_to_nearest_on_a_trained_model(
 
     format_of: dict[str, Any] = {"group_size": 64, "symmetric": True}
     nearest = kl(apply(RoundToNearest(**format_of), origin.folder))
-    learned = kl(apply(Qad(**format_of, train_tokens=40 * 512, **{**training, "learning_rate": 5e-4}), origin.folder))
+    learned = kl(apply(Qad(**format_of, train_tokens=40 * 512, **{**training, "learning_rate": 3e-4}), origin.folder))
     assert 0 < learned < 0.8 * nearest
     assert 0 < metrics(tmp_path)["qad/integers_changed"] < 1
 
 
 def test_a_quantized_model_goes_on_with_its_own_grid(dense: Path, apply: Any, tmp_path: Path) -> None:
     source: Model = apply(RoundToNearest(group_size=32), dense)
-    stage = Qad(scales="fixed", teacher="elsewhere", **SHORT)
+    stage = Qad(scales="fixed", teacher="elsewhere", **FAST)
     assert stage.starts_as_source(source.facts) and not stage.starts_as_source(read_facts(dense))
     made: Model = apply(stage, source.folder, teacher=dense)
     before, after = packed(source), packed(made)
@@ -84,14 +85,17 @@ def test_a_quantized_model_goes_on_with_its_own_grid(dense: Path, apply: Any, tm
 
 def test_without_a_learning_rate_nothing_changes(dense: Path, apply: Any) -> None:
     source: Model = apply(RoundToNearest(group_size=32), dense)
-    made: Model = apply(Qad(**{**SHORT, "learning_rate": 1e-30}, scales="fixed"), source.folder, teacher=dense)
+    made: Model = apply(
+        Qad(**{**SHORT, "learning_rate": 1e-30}, step_learning_rate=1e-30, scales="fixed"), source.folder, teacher=dense
+    )
     assert made.names == source.names
-    assert all(torch.equal(made.tensor(name), source.tensor(name)) for name in source.names)
+    for name in source.names:  # an embedding of zero moves by the rate itself
+        torch.testing.assert_close(made.tensor(name), source.tensor(name), rtol=0, atol=1e-20)
 
 
 def test_integers_that_stay_are_told(dense: Path, apply: Any, tmp_path: Path) -> None:
     source: Model = apply(RoundToNearest(group_size=32), dense)
-    gentle = Qad(**{**SHORT, "learning_rate": 1e-4}, scale_learning_rate=1e-4)
+    gentle = Qad(**SHORT, scale_learning_rate=1e-4)
     made: Model = apply(gentle, source.folder, teacher=dense)
     assert torch.equal(packed(source).codes, packed(made).codes)
     assert "no weight left its place on the grid" in (tmp_path / "events.jsonl").read_text()
@@ -99,7 +103,7 @@ def test_integers_that_stay_are_told(dense: Path, apply: Any, tmp_path: Path) ->
 
 @pytest.mark.parametrize("scales", ["fixed", "recomputed"])
 def test_a_dense_result_lies_on_a_grid(dense: Path, apply: Any, scales: str) -> None:
-    made: Model = apply(Qad(group_size=32, output="dense", scales=scales, alpha=0.5, **SHORT), dense)
+    made: Model = apply(Qad(group_size=32, output="dense", scales=scales, alpha=0.5, **FAST), dense)
     assert made.facts.tensors() == read_facts(dense).tensors()
     groups = made.tensor(f"{NAME}.weight").view(-1, 32)
     assert max(len(group.unique()) for group in groups) <= 16
@@ -140,8 +144,6 @@ def test_another_grid_than_that_of_a_quantized_model(dense: Path, setting: str, 
     with pytest.raises(BadInput, match=rf"{setting}={value} is not that of the incoming model.*{setting}={found}"):
         parse({"stage": "distill.qad", setting: value}).plan(source)
     assert Qad().plan(source).quantization == source.quantization
-    with pytest.raises(BadInput, match="makes one step, in which the scales"):
-        Qad(train_tokens=1024).plan(source)
     left_open = Qad().plan(read_facts(dense)).quantization
     assert left_open is not None and (left_open.bits, left_open.group_size, left_open.symmetric) == (4, 64, False)
 
