@@ -3,7 +3,8 @@
 Legend of shapes: O out features, I in features, R rank.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,6 +82,19 @@ def stored(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         tensor_name(name, side): getattr(lora, side).weight for name, lora in adapters(model).items() for side in SIDES
     }
+
+
+@contextmanager
+def switched_off(model: nn.Module) -> Iterator[None]:
+    """Within the block the model computes what it does without its adapters."""
+    before = {part: part.scale for part in adapters(model).values()}
+    try:
+        for part in before:
+            part.scale = 0.0
+        yield
+    finally:
+        for part, scale in before.items():
+            part.scale = scale
 
 
 @torch.no_grad()

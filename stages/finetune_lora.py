@@ -16,7 +16,7 @@ from attar.training_settings import TrainingSettings
 from stages.base import Context, Cost, Stage, Use
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from attar.model import Model
     from attar.writer import Writer
@@ -115,16 +115,18 @@ class Lora(TrainingSettings, Stage):
         fit(student, source, self, context)
         student.eval()
         if out.facts.adapter is None:
-            self._merge(student, before, out, context)
+            self._merge(student, out, context)
         else:
             out.module(student)
 
-    def _merge(self, student: nn.Module, before: Tensor, out: Writer, context: Context) -> None:
+    def _merge(self, student: nn.Module, out: Writer, context: Context) -> None:
         """Write the merged model, and prove that it is the adapted one."""
         from attar import lora, probe
 
         vocabulary = out.facts.vocabulary
         adapted = probe.logits(student.float(), vocabulary)
+        with lora.switched_off(student):
+            before = probe.logits(student, vocabulary)
         lora.merge(student)
         difference = float((probe.logits(student, vocabulary) - adapted).abs().max() / adapted.abs().max())
         if not difference <= MERGED:

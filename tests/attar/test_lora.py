@@ -68,7 +68,11 @@ def test_it_adds_the_scaled_product(source: Model) -> None:
 def test_merged_equals_beside(source: Model) -> None:
     model = adapted(source, random=True)
     beside = logits(model)
-    assert not torch.allclose(beside, logits(source.materialize(torch.float32)), atol=0.1)
+    plain = logits(source.materialize(torch.float32))
+    assert not torch.allclose(beside, plain, atol=0.1)
+    with lora.switched_off(model):
+        assert torch.equal(logits(model), plain)
+    assert torch.equal(logits(model), beside)
     lora.merge(model)
     assert not lora.adapters(model)
     torch.testing.assert_close(logits(model), beside, rtol=1e-4, atol=1e-4)
