@@ -103,22 +103,17 @@ def tensor_name(module: str, side: str) -> str:
 def choose_modules(patterns: Iterable[str], config: Mapping[str, Any], stage: str) -> tuple[str, ...]:
     """Full names of the linears that the patterns match, in the model's order.
 
-    A pattern is matched against the name without its beginning ``model.`` or the end of that: ``q_proj``,
-    ``mlp.*``, ``layers.3.self_attn.o_proj``.
+    A pattern is matched against the name or the end of it: ``q_proj``, ``mlp.*``, ``layers.3.self_attn.o_proj``.
 
     Raises:
         BadInput: a pattern matches nothing.
     """
-    names = {full: full.removeprefix("model.") for full in architecture.linear_modules(config)}
+    names = list(architecture.linear_modules(config))
     chosen: set[str] = set()
     for pattern in patterns:
-        found = {full for full, short in names.items() if _matches(short, pattern)}
+        found = {name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")}
         if not found:
-            leaves = {short.rpartition(".")[2] for short in names.values()}
+            leaves = {name.rpartition(".")[2] for name in names}
             raise BadInput(f"{stage}: target_modules={pattern!r} matches no linear; {nearest(pattern, leaves)}")
         chosen |= found
-    return tuple(full for full in names if full in chosen)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+    return tuple(name for name in names if name in chosen)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from attar.architecture import linears
+from attar.architecture import linears, transposed
 from attar.errors import BadInput
 from attar.facts import ModelFacts
 
@@ -21,7 +21,8 @@ def packed_facts(
         details: more keys for ``quantization_config`` that say how the integers were found.
 
     Raises:
-        BadInput: already quantized; bits not supported; a group size or an output width that does not fit.
+        BadInput: already quantized; bits not supported; a group size or an output width that does not fit; a family
+            that no reader would open.
     """
     if facts.quantization is not None:
         found = facts.quantization
@@ -31,6 +32,11 @@ def packed_facts(
         )
     if bits not in BITS:
         raise BadInput(f"{stage}: bits={bits} is not supported; possible: {', '.join(map(str, BITS))}")
+    if transposed(facts.config) and not symmetric:
+        raise BadInput(
+            f"{stage}: a packed {facts.config['model_type']} is opened by GPTQModel's own loader alone (transformers "
+            "initializes its Conv1D anew), and that wants symmetric grids; set symmetric=true"
+        )
     shapes = linears(facts.config)
     widths = {columns for _, columns in shapes.values()}
     fitting = [size for size in GROUP_SIZES if all(width % size == 0 for width in widths)]

@@ -12,14 +12,6 @@ from attar.packed import PackedLinear
 from attar.stream import LayerStream, StreamedLayer
 from attar.writer import Writer
 
-# Linears of a layer by the input they share: one Hessian serves them all.
-SHARED_INPUTS = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("mlp.down_proj",),
-)
-
 Quantize = Callable[[StreamedLayer], Mapping[str, tuple[torch.Tensor, Grid]]]
 
 
@@ -34,7 +26,7 @@ def quantize_layers(
 
     Args:
         stream: of the dense source. Later layers see the outputs of packed ones.
-        quantize: layer → module name within it → (codes uint8 [out, in], grid), for all seven linears.
+        quantize: layer → module name within it → (codes uint8 [out, in], grid), for all its linears.
 
     Raises:
         Cancelled: between two layers, when ``cancelled()`` says so.
@@ -46,14 +38,20 @@ def quantize_layers(
         for name, (codes, grid) in found.items():
             out.packed(layer.prefix + name, codes, grid.scales, grid.zeros)
             _put(layer.module, name, codes, grid, stream.dtype)
-        weights = {f"{layer.prefix}{name}.weight" for name in found}
-        for full in architecture.tensors(stream.source.facts.config):
-            if full.startswith(layer.prefix) and full not in weights:
-                out.tensor(full, stream.source.tensor(full))
+        weights = {f"{name}.weight" for name in found}
+        for name in architecture.axes_of_layer(stream.config):
+            if name not in weights:
+                out.tensor(layer.prefix + name, stream.source.tensor(layer.prefix + name))
         progress(layer.index + 1, len(stream), "layers")
     for name, tensor in stream.rest():
         out.tensor(name, tensor)
     out.probe(stream.logits())
+
+
+def weight_of(stream: LayerStream, layer: StreamedLayer, name: str) -> torch.Tensor:
+    """The weight of a linear as [out, in] in fp32, however the family stores it."""
+    weight = stream.source.tensor(f"{layer.prefix}{name}.weight").to(stream.device, torch.float32)
+    return weight.t().contiguous() if name in architecture.transposed(stream.config) else weight
 
 
 def _put(layer: nn.Module, name: str, codes: torch.Tensor, grid: Grid, dtype: torch.dtype) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
 
 from attar.adapter import SIDES, Adapter, tensor_name
 
@@ -106,10 +107,11 @@ def merge(model: nn.Module) -> None:
     """
     for name, lora in adapters(model).items():
         linear = model.get_submodule(name)
-        if not isinstance(linear, nn.Linear):
+        if not isinstance(linear, nn.Linear | Conv1D):
             raise TypeError(f"{name} is a {type(linear).__name__}, whose weight cannot take up an adapter")
         product_OI = lora.lora_B.weight.float() @ lora.lora_A.weight.float()
-        linear.weight.data = (linear.weight.float() + lora.scale * product_OI).to(linear.weight.dtype)
+        product = product_OI.t() if isinstance(linear, Conv1D) else product_OI
+        linear.weight.data = (linear.weight.float() + lora.scale * product).to(linear.weight.dtype)
         detach(linear)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from attar import architecture
 from attar.facts import Quantization
@@ -35,18 +36,26 @@ class StraightThroughLinear(nn.Module):
         bias: [O] or None.
         symmetric: only for recomputed grids: whether they have their zero point in the middle.
         recomputed: whether the grid follows the weights.
+        transposed: whether the dense form stores its weight as [I, O] (transformers' Conv1D).
     """
 
     zeros: Tensor
 
     def __init__(
-        self, weight_OI: Tensor, grid: Grid, bias: Tensor | None, symmetric: bool = False, recomputed: bool = False
+        self,
+        weight_OI: Tensor,
+        grid: Grid,
+        bias: Tensor | None,
+        symmetric: bool = False,
+        recomputed: bool = False,
+        transposed: bool = False,
     ) -> None:
         super().__init__()
         self.bits = grid.bits
         self.group_size = grid.group_size
         self.symmetric = symmetric
         self.recomputed = recomputed
+        self.transposed = transposed
         self.scales = nn.Parameter(grid.scales.float(), requires_grad=False)
         self.register_buffer("zeros", grid.zeros)
         weight = weight_OI.float().clone() if recomputed else _in_steps(weight_OI.float(), self.scales.detach())
@@ -73,15 +82,17 @@ class StraightThroughLinear(nn.Module):
         bias = None if self.bias is None else self.bias.detach()
         return PackedLinear.from_codes(self.codes(), grid.scales, grid.zeros, bias, self.bits, self.group_size, dtype)
 
-    def dense(self) -> nn.Linear:
-        """The same linear as ordinary weights (fp32) that lie on the grid."""
+    def dense(self) -> nn.Module:
+        """The same linear as ordinary weights (fp32) that lie on the grid, stored as the family stores them."""
         rows, columns = self.weight.shape
+        linear: Any
         with torch.device("meta"):
-            linear = nn.Linear(columns, rows, bias=self.bias is not None)
-        linear.weight = nn.Parameter(self.dequantize(), requires_grad=False)
+            linear = Conv1D(rows, columns) if self.transposed else nn.Linear(columns, rows, self.bias is not None)
+        weight_OI = self.dequantize()
+        linear.weight = nn.Parameter(weight_OI.t() if self.transposed else weight_OI, requires_grad=False)
         if self.bias is not None:
             linear.bias = nn.Parameter(self.bias.detach(), requires_grad=False)
-        return linear
+        return linear  # type: ignore[no-any-return]
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight [O, I] that the next forward multiplies by."""
@@ -122,14 +133,18 @@ def put_on_grid(
         recomputed: see :class:`StraightThroughLinear`.
     """
     found: dict[str, StraightThroughLinear] = {}
-    for name in architecture.linear_modules(source.facts.config):
+    config = source.facts.config
+    transposed = tuple(f".{inner}" for inner in architecture.transposed(config))
+    for name in architecture.linear_modules(config):
         old: Any = student.get_submodule(name)
+        lies_transposed = name.endswith(transposed)
         if isinstance(old, PackedLinear):
             weight, grid = old.dequantize(), Grid(old.scales.detach().half(), old.zeros, old.bits, old.group_size)
         else:
             weight = source.tensor(f"{name}.weight").to(old.weight.device, torch.float32)
+            weight = weight.t().contiguous() if lies_transposed else weight
             grid = find_grid(weight, quantization.bits, quantization.group_size, quantization.symmetric, mse)
-        found[name] = StraightThroughLinear(weight, grid, old.bias, quantization.symmetric, recomputed)
+        found[name] = StraightThroughLinear(weight, grid, old.bias, quantization.symmetric, recomputed, lies_transposed)
         student.set_submodule(name, found[name])
     return found
 

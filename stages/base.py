@@ -89,6 +89,10 @@ class Stage(BaseModel):
         """Whether what begins to learn computes what the source computes, so that a copy of it could teach nothing."""
         return self.plan(facts).changed(dtype=None) == facts.changed(dtype=None)
 
+    def warnings(self, facts: ModelFacts) -> list[str]:
+        """What experience says against doing this to a source with these facts: predicates to the stage's name."""
+        return []
+
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         """Estimated compute and peak memory on a source with these facts."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from attar.architecture import EMBEDDING, HEAD, linear_modules, tensors
+from attar import architecture
 from attar.encoding import packed_facts
 from attar.errors import BadInput, ProofFailed
 from attar.facts import ModelFacts
@@ -85,14 +85,16 @@ class Qad(TrainingSettings, Stage):
         Field(description="packed: a GPTQ file; dense: the values of the grid as ordinary weights"),
     ] = "packed"
 
-    def learns(self, parameter: str, linears: frozenset[str]) -> bool:
-        """Whether a parameter of this name learns; ``linears`` are the names of the modules on the grid."""
-        if parameter in (EMBEDDING, HEAD):
-            return self.embeddings
-        owner, _, leaf = parameter.rpartition(".")
-        if owner in linears and leaf != "bias":
-            return leaf == "weight" or self.scales == "learned"
-        return self.norms
+    def learning(self, facts: ModelFacts) -> frozenset[str]:
+        """Names of the tensors that learn: those of a dense model, and the scales of its grid."""
+        config = facts.config
+        linears, every = architecture.linear_modules(config), architecture.tensors(config).keys()
+        weights = {f"{name}.weight" for name in linears}
+        around = (architecture.embeddings(config) | {architecture.family(config).head}) & every
+        found = weights | ({f"{name}.scales" for name in linears} if self.scales == "learned" else set())
+        if self.norms:
+            found |= every - weights - around
+        return frozenset(found | around if self.embeddings else found)
 
     def plan(self, facts: ModelFacts) -> ModelFacts:
         if facts.adapter is not None:
@@ -123,9 +125,10 @@ class Qad(TrainingSettings, Stage):
         return facts.quantization is not None and self.scales != "recomputed"
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
-        linears = linear_modules(facts.config)
-        names = frozenset(linears)
-        learning = sum(prod(shape) for name, shape in tensors(facts.config).items() if self.learns(name, names))
+        linears = architecture.linear_modules(facts.config)
+        shapes = {name: fact.shape for name, fact in self._packed(facts).tensors().items()}
+        shapes |= architecture.tensors(facts.config)
+        learning = sum(prod(shapes[name]) for name in self.learning(facts))
         flops, memory, state = self.estimate(facts, teacher, learning)
         weights = sum(prod(shape) for shape in linears.values())
         searching = 2000.0 * weights if self.mse and facts.quantization is None else 0.0
@@ -141,8 +144,9 @@ class Qad(TrainingSettings, Stage):
         quantization = self._packed(source.facts).quantization
         assert quantization is not None
         on_grid = put_on_grid(student, source, quantization, self.mse, recomputed=self.scales == "recomputed")
+        learning = {architecture.parameter(source.facts.config, name) for name in self.learning(source.facts)}
         for name, parameter in student.named_parameters():
-            parameter.requires_grad_(self.learns(name, frozenset(on_grid)))
+            parameter.requires_grad_(name in learning)
         rates = {f"{name}.scales": self.scale_learning_rate for name in on_grid}
         if self.scales != "recomputed":
             rates |= {f"{name}.weight": self.step_learning_rate for name in on_grid}
@@ -150,22 +154,22 @@ class Qad(TrainingSettings, Stage):
         fit(student, source, self, context, rates)
         changed = sum(int((first.pop(name) != linear.codes()).sum()) for name, linear in on_grid.items())
         self._tell(changed / sum(linear.weight.numel() for linear in on_grid.values()), context)
-        self._leave_grid(student, on_grid, context)
+        self._leave_grid(student, on_grid, out.facts.vocabulary, context)
         out.module(student)
 
-    def _leave_grid(self, student: nn.Module, on_grid: dict[str, StraightThroughLinear], context: Context) -> None:
+    def _leave_grid(
+        self, student: nn.Module, on_grid: dict[str, StraightThroughLinear], vocabulary: int, context: Context
+    ) -> None:
         """Exchange what learned for what is stored, and prove that both are one function."""
         import torch
 
         from attar import probe
         from attar.packed import PackedLinear
 
-        vocabulary = int(student.get_parameter(EMBEDDING).shape[0])
         expected = probe.logits(student.float(), vocabulary)
         for name, linear in on_grid.items():
             left = linear.packed(torch.float32) if self.output == "packed" else linear.dense()
-            weight = left.dequantize() if isinstance(left, PackedLinear) else left.weight
-            if not torch.equal(weight, linear.dequantize()):
+            if isinstance(left, PackedLinear) and not torch.equal(left.dequantize(), linear.dequantize()):
                 raise ProofFailed(f"the integers of {name} stand for other weights than the last forward used")
             student.set_submodule(name, left)
         difference = float((probe.logits(student, vocabulary) - expected).abs().max() / expected.abs().max())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from attar.architecture import linears, require_full_attention
+from attar.architecture import linears, shared_inputs
 from attar.encoding import packed_facts
 from attar.facts import ModelFacts
 from stages.base import Context, Cost, Stage, Use
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from attar.grid import Grid
     from attar.model import Model
-    from attar.stream import StreamedLayer
+    from attar.stream import LayerStream, StreamedLayer
     from attar.writer import Writer
 
 
@@ -52,21 +52,21 @@ class Gptq(Stage):
     length: Annotated[int, Field(ge=8, le=32768, description="tokens in a calibration window")] = 512
 
     def plan(self, facts: ModelFacts) -> ModelFacts:
-        require_full_attention(facts.config, self.length, self.stage)
         details = {"method": "gptq", "mse": self.mse, "act_order": self.act_order, "damping": self.damping}
         return packed_facts(facts, self.stage, self.bits, self.group_size, self.symmetric, details)
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         tokens = self.windows * self.length
-        widths = {"qkv": facts.hidden, "o": facts.heads * facts.head_dim, "gate": facts.hidden, "down": facts.ffn}
-        hessians = facts.layers * tokens * sum(2 * width**2 for width in widths.values())
-        solving = facts.layers * sum(6 * columns**2 * rows for rows, columns in linears(facts.config).values())
+        shapes = linears(facts.config)
+        widths = [shapes[names[0]][1] for names in shared_inputs(facts.config)]
+        hessians = facts.layers * tokens * sum(2 * width**2 for width in widths)
+        solving = facts.layers * sum(6 * columns**2 * rows for rows, columns in shapes.values())
         forwards = 2 * 2 * facts.body_parameters * tokens  # one pass to look at inputs, one to go on
         layer = 4 * facts.body_parameters // facts.layers
         memory = (
             700_000_000
             + 2 * tokens * facts.hidden
-            + 8 * sum(width**2 for width in widths.values())
+            + 8 * sum(width**2 for width in widths)
             + 6 * layer
             + 40 * 4096 * facts.ffn
             + 8 * facts.vocabulary * facts.hidden
@@ -88,7 +88,7 @@ class Gptq(Stage):
 
         def quantize(layer: StreamedLayer) -> dict[str, tuple[torch.Tensor, Grid]]:
             nonlocal lost, lost_to_nearest
-            found, error, nearest = self._quantize(layer, source, context)
+            found, error, nearest = self._quantize(layer, stream, context)
             lost, lost_to_nearest = lost + error, lost_to_nearest + nearest
             context.report("gptq/error_ratio", error / max(nearest, 1e-30), layer.index)
             return found
@@ -97,31 +97,30 @@ class Gptq(Stage):
         context.log(f"GPTQ left {lost / max(lost_to_nearest, 1e-30):.1%} of the output error of rounding to nearest")
 
     def _quantize(
-        self, layer: StreamedLayer, source: Model, context: Context
+        self, layer: StreamedLayer, stream: LayerStream, context: Context
     ) -> tuple[dict[str, tuple[torch.Tensor, Grid]], float, float]:
         """Codes and grids of a layer's linears, its output error, and what rounding to nearest would have left."""
         import torch
 
         from attar.gptq import Hessian, damped, solve
         from attar.grid import Grid, find_grid
-        from attar.layerwise import SHARED_INPUTS
+        from attar.layerwise import weight_of
 
+        groups, shapes = shared_inputs(stream.config), linears(stream.config)
         hessians: dict[str, Hessian] = {}
-        for names in SHARED_INPUTS:
-            width = layer.module.get_submodule(names[0]).in_features
-            hessians[names[0]] = Hessian(int(width), context.device)  # type: ignore[arg-type]
+        for names in groups:
+            hessians[names[0]] = Hessian(shapes[names[0]][1], context.device)
         layer.inputs(hessians, lambda name, x_NI: hessians[name].add(x_NI))
 
         found: dict[str, tuple[torch.Tensor, Grid]] = {}
         error = nearest = 0.0
-        for names in SHARED_INPUTS:
-            parts = [source.tensor(f"{layer.prefix}{name}.weight") for name in names]
-            weight = torch.cat(parts).to(context.device, torch.float32)
+        for names in groups:
+            weight = torch.cat([weight_of(stream, layer, name) for name in names])
             grid = find_grid(weight, self.bits, self.group_size, self.symmetric, self.mse)
             rounded = solve(weight, damped(hessians.pop(names[0]).matrix(), self.damping), grid, self.act_order)
             error += float(rounded.errors.sum())
             nearest += float(rounded.nearest_errors.sum())
-            sizes = [len(part) for part in parts]
+            sizes = [shapes[name][0] for name in names]
             codes = torch.split(rounded.codes, sizes)
             scales, zeros = torch.split(grid.scales, sizes, dim=1), torch.split(grid.zeros, sizes, dim=1)
             for i, name in enumerate(names):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from attar.architecture import linears
 from attar.encoding import packed_facts
 from attar.facts import ModelFacts
 from stages.base import Context, Cost, Stage
@@ -50,16 +51,15 @@ class RoundToNearest(Stage):
 
     def apply(self, source: Model, out: Writer, context: Context) -> None:
         import numpy as np
-        import torch
 
         from attar.grid import find_grid, round_to
-        from attar.layerwise import SHARED_INPUTS, quantize_layers
+        from attar.layerwise import quantize_layers, weight_of
         from attar.stream import LayerStream
 
         def quantize(layer: StreamedLayer) -> dict[str, tuple[torch.Tensor, Grid]]:
             found = {}
-            for name in (name for names in SHARED_INPUTS for name in names):
-                weight = source.tensor(f"{layer.prefix}{name}.weight").to(context.device, torch.float32)
+            for name in linears(source.facts.config):
+                weight = weight_of(stream, layer, name)
                 grid = find_grid(weight, self.bits, self.group_size, self.symmetric, self.mse)
                 found[name] = (round_to(weight, grid), grid)
             return found

@@ -1,49 +1,71 @@
-"""Runs a stage on a tiny model without the proofs that a process of their own is started for."""
+"""Stages applied within the tests' own process, which spares the fresh one that the base proves every result in."""
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from attar import probe, reopen
+from attar.checkpoint import stored_tensors
 from attar.data import Corpus, DataSettings, open_corpus
 from attar.events import Events
 from attar.model import Model
 from attar.testing import write_text
 from attar.writer import Writer
-from stages.base import Context, Stage
+from stages.base import Context, Stage, stage_seed
 
-Apply = Callable[..., Model]
+Apply = Callable[..., Writer]
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Python's own docstrings, split as a run would split them."""
-    folder = tmp_path_factory.mktemp("corpus")
-    return open_corpus(DataSettings(source=str(write_text(folder / "text.txt"))), folder / "cache")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text to calibrate and train on."""
+    folder = tmp_path_factory.mktemp("workshop")
+    write_text(folder / "text.txt")
+    return folder
 
 
-@pytest.fixture
-def apply(corpus: Corpus, tmp_path: Path) -> Apply:
-    """``apply(stage, source, teacher=source)``: the model that the stage writes. Metrics go to ``events.jsonl``."""
+@pytest.fixture(scope="session")
+def corpus(workshop: Path) -> Corpus:
+    """The workshop's text, split as a run would split it."""
+    return open_corpus(DataSettings(source=str(workshop / "text.txt")), workshop / "dataset")
 
-    def run(stage: Stage, source: Path, teacher: Path | None = None) -> Model:
-        made = tmp_path / f"made-{len(list(tmp_path.glob('made-*')))}"
-        made.mkdir()
-        model = Model(source)
+
+@pytest.fixture(scope="session")
+def apply_here(workshop: Path, corpus: Corpus) -> Apply:
+    """``apply_here(stage, model, teacher=model)``: what the stage writes, checked as the base would prove it.
+
+    The tensors are those of the plan, and the folder reopens as the same function. Beside the folder lies what the
+    stage reported, ``events.jsonl``.
+    """
+
+    def apply(stage: Stage, model: Path, teacher: Path | None = None) -> Writer:
+        source, folder = Model(model), Path(mkdtemp(dir=workshop))
         context = Context(
-            origin=model,
-            teacher=Model(teacher or source) if stage.teacher_spec() else None,
+            origin=source,
+            teacher=Model(teacher or model) if stage.teacher_spec() else None,
             data=corpus,
             device="cpu",
             dtype="float32",
-            seed=0,
-            state=made / "state",
-            events=Events(tmp_path / "events.jsonl"),
+            seed=stage_seed(0, stage.stage),
+            state=folder / "state",
+            events=Events(folder / "events.jsonl"),
             cancelled=lambda: False,
         )
-        writer = Writer(made, stage.plan(model.facts), tokenizer_from=source)
-        stage.apply(model, writer, context)
-        writer.close()
-        return Model(made)
+        (folder / "model").mkdir()
+        promised = stage.plan(source.facts)
+        out = Writer(folder / "model", promised, tokenizer_from=model)
+        stage.apply(source, out, context)
+        out.close()
+        facts = {name: (fact.dtype, fact.shape) for name, fact in promised.tensors().items()}
+        assert stored_tensors(out.folder) == facts
+        exchange = folder / "probe.safetensors"
+        save_file({"tokens": probe.tokens(promised.vocabulary)}, exchange)
+        reopen.main(out.folder, exchange)  # a dense folder is opened by transformers alone
+        torch.testing.assert_close(load_file(exchange)["logits"], out.probe_logits, atol=1e-4, rtol=1e-4)
+        return out
 
-    return run
+    return apply

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from attar import lora
 from attar.adapter import FOLDER
 from attar.model import Model
 from attar.tiny import tiny_model
+from attar.writer import Writer
 from stages.finetune_lora import Lora
 from stages.quantize_rtn import RoundToNearest
 
@@ -37,11 +39,12 @@ save_file(found, result)
 """
 
 
-def test_peft_finds_our_adapter_and_our_function(apply: Any, tmp_path: Path) -> None:
+def test_peft_finds_our_adapter_and_our_function(apply_here: Callable[..., Writer], tmp_path: Path) -> None:
     dense = tiny_model(tmp_path / "dense", "qwen2")
-    packed: Model = apply(RoundToNearest(group_size=32), dense)
+    packed = Model(apply_here(RoundToNearest(group_size=32), dense).folder)
     settings: dict[str, Any] = {"train_tokens": 1024, "batch": 4, "length": 32, "learning_rate": 5e-3, "alpha": 0.0}
-    made: Model = apply(Lora(**settings, r=4, use_rslora=True, target_modules=["?_proj", "layers.0.*"]), packed.folder)
+    stage = Lora(**settings, r=4, use_rslora=True, target_modules=["?_proj", "layers.0.*"])
+    made = Model(apply_here(stage, packed.folder).folder)
     file = tmp_path / "read.safetensors"
     environment = {**os.environ, "GPTQMODEL_CPU_WORKERS": "2", "HF_HUB_OFFLINE": "1", "TORCHDYNAMO_DISABLE": "1"}
     folders = [dense, made.folder, made.folder / FOLDER, file]

@@ -1,6 +1,7 @@
 """finetune.lora: what is frozen stays to the bit, the adapter is part of the model for whoever opens it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from attar.sources import folder_fingerprint
 from attar.store import Artifact
 from attar.testing import check_stage, run_on
 from attar.tiny import tiny_model
+from attar.writer import Writer
 from stages import parse
 from stages.base import Stage
 from stages.finetune_lora import Lora
@@ -26,6 +28,7 @@ from stages.finetune_scales import Scales
 from stages.quantize_rtn import RoundToNearest
 
 SHORT: dict[str, Any] = {"train_tokens": 512, "batch": 4, "length": 32, "alpha": 0.5, "learning_rate": 5e-3}
+Apply = Callable[..., Writer]
 PATTERNS = ["q_proj", "layers.1.mlp.*"]
 
 
@@ -36,9 +39,8 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def quantized(dense: Path, apply: Any) -> Path:
-    folder: Path = apply(RoundToNearest(group_size=16), dense).folder
-    return folder
+def quantized(dense: Path, apply_here: Apply) -> Path:
+    return apply_here(RoundToNearest(group_size=16), dense).folder
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +84,10 @@ def test_who_opens_it_gets_integers_and_adapter(adapted: Artifact, quantized: Pa
         assert torch.equal(made(ids).logits, without)
 
 
-def test_a_later_stage_keeps_the_adapter_and_learns_around_it(adapted: Artifact, apply: Any) -> None:
+def test_a_later_stage_keeps_the_adapter_and_learns_around_it(adapted: Artifact, apply_here: Apply) -> None:
     before = Model(adapted.folder)
-    after: Model = apply(Scales(**{**SHORT, "alpha": 0.0}, scale_learning_rate=1e-3), adapted.folder)
+    stage = Scales(**{**SHORT, "alpha": 0.0}, scale_learning_rate=1e-3)
+    after = Model(apply_here(stage, adapted.folder).folder)
     assert after.facts.adapter == before.facts.adapter and after.facts.adapter is not None
     for name in after.facts.adapter.tensors(after.facts.config):
         assert torch.equal(after.tensor(name), before.tensor(name))
