@@ -156,6 +156,12 @@ def linears(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
+def linear_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Full names of all linear modules of all layers → (out features, in features)."""
+    inner = linears(config)
+    return {layer(config, i) + name: shape for i in range(numbers(config).layers) for name, shape in inner.items()}
+
+
 def shared_inputs(config: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     """Names within a layer of its linears, in the order of computation, grouped by the input they share."""
     return tuple(tuple(linear.name for linear in group) for group in family(config).linears)

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any, Literal
 
 from attar import architecture
+from attar.adapter import Adapter
 from attar.errors import BadInput
 
 Part = Literal["embeddings", "body", "head", "rest"]
@@ -47,6 +48,7 @@ class ModelFacts:
     tokenizer: str | None = None  # SHA-256 of tokenizer.json
     side_bytes: int = 0  # config, tokenizer and other files a runtime needs beside the weights
     stored: bool = True  # False: the folder holds a config but no weights, so it can be planned and not run
+    adapter: Adapter | None = None  # low-rank matrices beside packed linears, in a folder of their own
 
     def changed(self, **config: Any) -> "ModelFacts":
         """The same facts with some config keys replaced (``None`` removes a key)."""
@@ -108,13 +110,7 @@ class ModelFacts:
     @property
     def packed_modules(self) -> dict[str, tuple[int, int]]:
         """Full module name → (out, in) of every packed linear; empty for a dense model."""
-        if self.quantization is None:
-            return {}
-        return {
-            architecture.layer(self.config, i) + name: shape
-            for i in range(self.layers)
-            for name, shape in architecture.linears(self.config).items()
-        }
+        return {} if self.quantization is None else architecture.linear_modules(self.config)
 
     def tensors(self) -> dict[str, TensorFact]:
         """Every tensor the checkpoint's files hold, by name."""
@@ -129,6 +125,9 @@ class ModelFacts:
             facts[f"{module}.qzeros"] = TensorFact((groups, rows // per_word), "I32", "body")
             facts[f"{module}.scales"] = TensorFact((groups, rows), "F16", "body")
             facts[f"{module}.g_idx"] = TensorFact((columns,), "I32", "body")
+        if self.adapter is not None:
+            dtype, shapes = self.adapter.dtype, self.adapter.tensors(self.config)
+            facts |= {name: TensorFact(shape, dtype, "body") for name, shape in shapes.items()}
         return facts
 
     @property
@@ -159,7 +158,7 @@ class ModelFacts:
 
     @property
     def bytes(self) -> int:
-        """All bytes a runtime needs: weights, config, tokenizer."""
+        """All bytes a runtime needs: weights, an adapter's among them, config, tokenizer."""
         return sum(self.weight_bytes().values()) + self.side_bytes
 
     @property

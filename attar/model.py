@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from attar import architecture
+from attar import architecture, lora
 from attar.checkpoint import read_facts, weight_files
 from attar.errors import BadInput
 from attar.facts import ModelFacts
@@ -64,7 +64,7 @@ class Model:
         return hf_config(self.facts.config)
 
     def materialize(self, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
-        """The whole model in evaluation mode; packed linears become :class:`PackedLinear`.
+        """The whole model in evaluation mode; packed linears become :class:`PackedLinear`, with their adapter on.
 
         Dense tensors are cast to ``dtype``; integers and scales stay as they are stored.
         """
@@ -86,6 +86,8 @@ class Model:
         if architecture.tied(config):
             model.tie_weights()
         materialize_buffers(model, device)
+        if self.facts.adapter is not None:
+            lora.attach(model, self.facts.adapter, self.tensor, dtype, device)
         model.eval()
         return model  # type: ignore[no-any-return]
 

@@ -119,6 +119,7 @@ def train(
         if context.cancelled():
             save_state(optimizer, alive, context.state)
             raise Cancelled(f"training was stopped after {step} of {settings.steps} steps, which are saved")
+        torch.manual_seed(int(np.random.SeedSequence((context.seed, step)).generate_state(1)[0]))  # for dropout
         rows = batch_rows(len(windows), settings.batch, context.seed, step)
         ids_BT = torch.from_numpy(windows[rows]).to(context.device)
         online = teacher if isinstance(teacher, nn.Module) else None

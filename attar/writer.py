@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from attar import architecture, probe
+from attar import adapter, architecture, lora, probe
 from attar.checkpoint import INDEX, TOKENIZER_FILES, WEIGHTS
 from attar.errors import ProofFailed
 from attar.facts import ModelFacts
@@ -33,6 +33,7 @@ class Writer:
         self.probe_logits: torch.Tensor | None = None
         self.notes: dict[str, Any] = {}  # what the stage found out about its result, for the manifest
         self._pending: dict[str, torch.Tensor] = {}
+        self._beside: dict[str, torch.Tensor] = {}  # of the adapter, which has a file of its own
         self._places: dict[str, int] = {}
         self._shards: list[Path] = []
 
@@ -42,9 +43,12 @@ class Writer:
         if fact is None or tuple(tensor.shape) != fact.shape:
             promised = "nothing of that name" if fact is None else f"shape {list(fact.shape)}"
             raise ProofFailed(f"the stage wrote {name} of shape {list(tensor.shape)}, its plan promised {promised}")
-        if name in self._places or name in self._pending:
+        if any(name in written for written in (self._places, self._pending, self._beside)):
             raise ProofFailed(f"the stage wrote {name} twice")
         stored = tensor.detach().to("cpu", _TORCH[fact.dtype]).contiguous().clone()
+        if name.startswith(adapter.PREFIX):
+            self._beside[name] = stored
+            return stored
         self._pending[name] = stored
         if sum(t.numel() * t.element_size() for t in self._pending.values()) >= SHARD_BYTES:
             self._flush()
@@ -66,7 +70,7 @@ class Writer:
     def module(self, model: nn.Module) -> None:
         """Add everything a module holds, and take its logits on the probe as the proof's reference."""
         modules = dict(model.named_modules())
-        dense = model.state_dict(keep_vars=True)
+        dense = {**model.state_dict(keep_vars=True), **lora.stored(model)}
         for name, fact in self.expected.items():
             owner, _, leaf = name.rpartition(".")
             holder = modules.get(owner)
@@ -98,7 +102,7 @@ class Writer:
         self.probe_logits = logits
 
     def close(self) -> None:
-        """Write the last shard, the index, the config and the tokenizer."""
+        """Write the last shard, the index, the config, the tokenizer and an adapter's folder."""
         self._flush()
         if len(self._shards) == 1:
             self._shards[0].rename(self.folder / WEIGHTS)
@@ -107,7 +111,7 @@ class Writer:
             names = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
             for path, name in zip(self._shards, names, strict=True):
                 path.rename(self.folder / name)
-            total = sum(fact.bytes for fact in self.expected.values())
+            total = sum(self.expected[name].bytes for name in self._places)
             index = {
                 "metadata": {"total_size": total},
                 "weight_map": {tensor: names[shard] for tensor, shard in sorted(self._places.items())},
@@ -118,11 +122,19 @@ class Writer:
         if "quantization_config" in config:  # older readers look here
             quantize = json.dumps(config["quantization_config"], indent=2, sort_keys=True)
             (self.folder / "quantize_config.json").write_text(quantize + "\n")
-        for path in self.folder.iterdir():
+        if self.facts.adapter is not None:
+            self._close_adapter(self.facts.adapter)
+        for path in (path for path in self.folder.rglob("*") if path.is_file()):
             path.chmod(0o644)  # the safetensors library makes files that nobody else may read
         for name in TOKENIZER_FILES:
             if (self.tokenizer_from / name).is_file():
                 shutil.copyfile(self.tokenizer_from / name, self.folder / name)
+
+    def _close_adapter(self, facts: adapter.Adapter) -> None:
+        (self.folder / adapter.FOLDER).mkdir()
+        save_file(self._beside, self.folder / adapter.WEIGHTS, metadata={"format": "pt"})
+        config = json.dumps(facts.as_config(self.facts.config), indent=2, sort_keys=True)
+        (self.folder / adapter.CONFIG).write_text(config + "\n")
 
     def _flush(self) -> None:
         if not self._pending:

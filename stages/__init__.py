@@ -12,12 +12,14 @@ from stages.base import Stage
 
 REGISTRY: dict[str, str] = {
     "distill.logit": "stages.distill_logit:Logit",
+    "distill.qad": "stages.distill_qad:Qad",
     "prune.depth": "stages.prune_depth:Depth",
     "prune.width": "stages.prune_width:Width",
     "quantize.rtn": "stages.quantize_rtn:RoundToNearest",
     "quantize.gptq": "stages.quantize_gptq:Gptq",
     "finetune.scales": "stages.finetune_scales:Scales",
     "finetune.full": "stages.finetune_full:Full",
+    "finetune.lora": "stages.finetune_lora:Lora",
 }
 
 

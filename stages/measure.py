@@ -101,11 +101,16 @@ def _measure(
         "prefill_tokens_per_second": speed.prefill if speed else None,
         "decode_tokens_per_second": speed.decode if speed else None,
         "peak_memory_bytes": peak,
-        "runtime": "attar PackedLinear" if model_on_disk.facts.quantization else "transformers",
+        "runtime": _runtime(model_on_disk),
         "dtype": spec.machine.dtype,
         "threads": spec.machine.threads,
     }
     return result, hidden
+
+
+def _runtime(model: Model) -> str:
+    packed = "attar PackedLinear" if model.facts.quantization else "transformers"
+    return packed if model.facts.adapter is None else f"{packed} with adapter"
 
 
 def _origin_hidden(spec: MeasureSpec, store: Store) -> dict[str, torch.Tensor]:
