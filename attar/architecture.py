@@ -76,6 +76,12 @@ def linears(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return dict(zip(ATTENTION + FFN, shapes, strict=True))
 
 
+def shared_inputs(config: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """The linears of a layer by the input they share, in the order in which a layer runs them."""
+    family(config)
+    return (ATTENTION[:3], ATTENTION[3:], FFN[:2], FFN[2:])
+
+
 def tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Names → shapes of all dense tensors that a checkpoint of this config holds."""
     kind = family(config)

@@ -12,14 +12,6 @@ from attar.packed import PackedLinear
 from attar.stream import LayerStream, StreamedLayer
 from attar.writer import Writer
 
-# Linears of a layer by the input they share: one Hessian serves them all.
-SHARED_INPUTS = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("mlp.down_proj",),
-)
-
 Quantize = Callable[[StreamedLayer], Mapping[str, tuple[torch.Tensor, Grid]]]
 
 

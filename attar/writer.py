@@ -58,7 +58,8 @@ class Writer:
         quantization = self.facts.quantization
         if quantization is None:
             raise ProofFailed(f"the stage wrote {module} as integers, its plan promised a dense model")
-        for leaf, tensor in to_gptq(codes, scales, zeros, quantization.bits, quantization.group_size).items():
+        bits, group_size = quantization.bits_of(module), quantization.group_of(codes.shape[1])
+        for leaf, tensor in to_gptq(codes, scales, zeros, bits, group_size).items():
             self.tensor(f"{module}.{leaf}", tensor)
 
     def module(self, model: nn.Module) -> None:

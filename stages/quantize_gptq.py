@@ -1,4 +1,4 @@
-"""GPTQ: INT4 that keeps the outputs on calibration text, not the weights (arXiv:2210.17323)."""
+"""GPTQ: integers that keep the outputs on calibration text, not the weights (arXiv:2210.17323)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from attar.architecture import linears, require_full_attention
-from attar.encoding import packed_facts
+from attar.architecture import linears, require_full_attention, shared_inputs
 from attar.facts import ModelFacts
+from attar.packing_settings import PackingSettings
 from stages.base import Context, Cost, Stage, Use
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from attar.writer import Writer
 
 
-class Gptq(Stage):
-    """INT4 by second-order rounding, layer by layer, each with inputs from the layers already quantized.
+class Gptq(PackingSettings, Stage):
+    """Few-bit integers by second-order rounding, layer by layer, with inputs from the layers already quantized.
 
     With ``H = 2/n sum(x x^T)`` over a linear's inputs, weights are rounded one input at a time and the inputs still
     to come make up for each error (the solver is :func:`attar.gptq.solve`). q, k and v share a Hessian and are solved
@@ -32,29 +32,20 @@ class Gptq(Stage):
     stage: Literal["quantize.gptq"] = "quantize.gptq"
     uses: ClassVar[frozenset[Use]] = frozenset({"calibration"})
 
-    bits: Annotated[int, Field(description="bits of a weight; 4 is supported")] = 4
-    group_size: Annotated[
-        int, Field(ge=16, le=1024, description="inputs that share a scale and a zero point; divides every width")
-    ] = 64
-    symmetric: Annotated[
-        bool, Field(description="zero point in the middle: some GPU kernels want it, it costs accuracy")
-    ] = False
     act_order: Annotated[
         bool, Field(description="round the inputs with the largest Hessian diagonal first (groups stay in place)")
     ] = True
     damping: Annotated[
         float, Field(gt=0, lt=1, description="share of the Hessian's mean diagonal that is added to its diagonal")
     ] = 0.05
-    mse: Annotated[
-        bool, Field(description="shrink each group's range to where the rounding error (norm 2.4) is least")
-    ] = True
     windows: Annotated[int, Field(ge=1, le=65536, description="calibration windows")] = 64
     length: Annotated[int, Field(ge=8, le=32768, description="tokens in a calibration window")] = 512
 
     def plan(self, facts: ModelFacts) -> ModelFacts:
         require_full_attention(facts.config, self.length, self.stage)
-        details = {"method": "gptq", "mse": self.mse, "act_order": self.act_order, "damping": self.damping}
-        return packed_facts(facts, self.stage, self.bits, self.group_size, self.symmetric, details)
+        return self.packed(
+            facts, self.stage, {"method": "gptq", "act_order": self.act_order, "damping": self.damping}
+        )
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         tokens = self.windows * self.length
@@ -104,20 +95,23 @@ class Gptq(Stage):
 
         from attar.gptq import Hessian, damped, solve
         from attar.grid import Grid, find_grid
-        from attar.layerwise import SHARED_INPUTS
 
+        promised = self.plan(source.facts).quantization
+        assert promised is not None
+        groups = shared_inputs(source.facts.config)
         hessians: dict[str, Hessian] = {}
-        for names in SHARED_INPUTS:
+        for names in groups:
             width = layer.module.get_submodule(names[0]).in_features
             hessians[names[0]] = Hessian(int(width), context.device)  # type: ignore[arg-type]
         layer.inputs(hessians, lambda name, x_NI: hessians[name].add(x_NI))
 
         found: dict[str, tuple[torch.Tensor, Grid]] = {}
         error = nearest = 0.0
-        for names in SHARED_INPUTS:
+        for names in groups:
             parts = [source.tensor(f"{layer.prefix}{name}.weight") for name in names]
             weight = torch.cat(parts).to(context.device, torch.float32)
-            grid = find_grid(weight, self.bits, self.group_size, self.symmetric, self.mse)
+            bits, group_size = promised.bits_of(layer.prefix + names[0]), promised.group_of(weight.shape[1])
+            grid = find_grid(weight, bits, group_size, self.symmetric, self.mse)
             rounded = solve(weight, damped(hessians.pop(names[0]).matrix(), self.damping), grid, self.act_order)
             error += float(rounded.errors.sum())
             nearest += float(rounded.nearest_errors.sum())
@@ -125,5 +119,5 @@ class Gptq(Stage):
             codes = torch.split(rounded.codes, sizes)
             scales, zeros = torch.split(grid.scales, sizes, dim=1), torch.split(grid.zeros, sizes, dim=1)
             for i, name in enumerate(names):
-                found[name] = (codes[i], Grid(scales[i], zeros[i], self.bits, self.group_size))
+                found[name] = (codes[i], Grid(scales[i], zeros[i], bits, group_size))
         return found, error, nearest

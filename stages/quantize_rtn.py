@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
-
-from attar.encoding import packed_facts
+from attar.architecture import linears
 from attar.facts import ModelFacts
+from attar.packing_settings import PackingSettings
 from stages.base import Context, Cost, Stage
 
 if TYPE_CHECKING:
@@ -19,28 +18,16 @@ if TYPE_CHECKING:
     from attar.writer import Writer
 
 
-class RoundToNearest(Stage):
-    """INT4 without calibration: ``code = round(weight / scale) + zero`` within groups of inputs.
+class RoundToNearest(PackingSettings, Stage):
+    """Few-bit integers without calibration: ``code = round(weight / scale) + zero`` within groups of inputs.
 
     All linears of the layers are packed in the standard GPTQ format; embedding, head and norms stay dense.
     """
 
     stage: Literal["quantize.rtn"] = "quantize.rtn"
 
-    bits: Annotated[int, Field(description="bits of a weight; 4 is supported")] = 4
-    group_size: Annotated[
-        int, Field(ge=16, le=1024, description="inputs that share a scale and a zero point; divides every width")
-    ] = 64
-    symmetric: Annotated[
-        bool, Field(description="zero point in the middle: some GPU kernels want it, it costs accuracy")
-    ] = False
-    mse: Annotated[
-        bool, Field(description="shrink each group's range to where the rounding error (norm 2.4) is least")
-    ] = True
-
     def plan(self, facts: ModelFacts) -> ModelFacts:
-        details = {"method": "rtn", "mse": self.mse}
-        return packed_facts(facts, self.stage, self.bits, self.group_size, self.symmetric, details)
+        return self.packed(facts, self.stage, {"method": "rtn"})
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         searched = 2000 if self.mse else 50  # operations a weight
@@ -53,14 +40,18 @@ class RoundToNearest(Stage):
         import torch
 
         from attar.grid import find_grid, round_to
-        from attar.layerwise import SHARED_INPUTS, quantize_layers
+        from attar.layerwise import quantize_layers
         from attar.stream import LayerStream
+
+        promised = self.plan(source.facts).quantization
+        assert promised is not None
 
         def quantize(layer: StreamedLayer) -> dict[str, tuple[torch.Tensor, Grid]]:
             found = {}
-            for name in (name for names in SHARED_INPUTS for name in names):
+            for name, (_, columns) in linears(source.facts.config).items():
                 weight = source.tensor(f"{layer.prefix}{name}.weight").to(context.device, torch.float32)
-                grid = find_grid(weight, self.bits, self.group_size, self.symmetric, self.mse)
+                bits, group_size = promised.bits_of(layer.prefix + name), promised.group_of(columns)
+                grid = find_grid(weight, bits, group_size, self.symmetric, self.mse)
                 found[name] = (round_to(weight, grid), grid)
             return found
 

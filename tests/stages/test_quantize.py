@@ -78,12 +78,15 @@ def test_gptq_keeps_the_function_better_than_rtn_and_says_so(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"bits": 3}, "bits=3 is not supported; possible: 4"),
+        ({"bits": 5}, "bits=5: Input should be 2, 3, 4 or 8"),
+        ({"bits_of": {"*.down_proj": 6}}, "bits_of.*.down_proj=6: Input should be 2, 3, 4 or 8"),
+        ({"bits_of": {"*.v_proj": 8}}, "bits_of gives self_attn.q_proj 4 bits, self_attn.k_proj 4 bits, self_attn.v"),
         (
             {"group_size": 128},
-            "group_size=128 does not divide the 64 inputs of self_attn.q_proj; sizes that fit: 16, 32",
+            "group_size=128 does not divide the 64 inputs of self_attn.q_proj; sizes that fit: -1, 16, 32",
         ),
-        ({"group_size": 8}, "group_size=8: Input should be greater than or equal to 16"),
+        ({"group_size": 8}, "group_size=8 is not one that readers of the format know; sizes that fit: -1, 16, 32"),
+        ({"group_size": -2}, "group_size=-2: Input should be greater than or equal to -1"),
         ({"group_sise": 32}, "unknown setting 'group_sise'; did you mean 'group_size'?"),
         ({"group_size": "32"}, "group_size='32': Input should be a valid integer"),
     ],
