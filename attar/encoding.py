@@ -138,5 +138,6 @@ def _config(bits: int, group_size: int, symmetric: bool, details: Mapping[str, A
         "true_sequential": False,
         "lm_head": False,
         "damp_percent": details.get("damping", 0.05),
-        "meta": {"quantizer": ["attar"], **details},
+        # GPTQModel opens asymmetric files only if they say that their zero points are as its own 0.9 writes them.
+        "meta": {"quantizer": ["attar", "gptqmodel:0.9.0"], **details},
     }

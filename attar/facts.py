@@ -166,6 +166,20 @@ class ModelFacts:
         """All bytes a runtime needs: weights, config, tokenizer."""
         return sum(self.weight_bytes().values()) + self.side_bytes
 
+    def opened_bytes(self, width: int) -> int:
+        """Bytes of this model opened in a dtype of ``width`` bytes; the integers of packed linears take one or two."""
+        q, packed, total = self.quantization, self.packed_modules, 0
+        for name, fact in self.tensors().items():
+            module, _, leaf = name.rpartition(".")
+            numbers = prod(fact.shape)
+            if q is None or module not in packed:
+                total += width * numbers
+            elif leaf == "qweight":
+                total += numbers * 32 // q.bits_of(module) * (2 if q.bits_of(module) == 8 else 1)
+            elif leaf == "scales":
+                total += 5 * numbers  # fp32, and a zero point in a byte
+        return total
+
     @property
     def bf16_bytes(self) -> int:
         """Bytes of the dense model in bf16: the reference of every compression ratio."""

@@ -31,9 +31,7 @@ class PackingSettings(BaseModel):
     symmetric: Annotated[
         bool, Field(description="zero point in the middle: some GPU kernels want it, it costs accuracy")
     ] = False
-    mse: Annotated[
-        bool, Field(description="shrink each group's range to where the rounding error (norm 2.4) is least")
-    ] = True
+    mse: Annotated[bool, Field(description="shrink each group's range to where the rounding error is least")] = True
 
     def packed(self, facts: ModelFacts, stage: str, details: Mapping[str, Any]) -> ModelFacts:
         """Facts of the packed model, or :class:`BadInput` with a sentence (:func:`attar.encoding.packed_facts`)."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+import greenlet
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,9 +10,10 @@ from torch import nn
 
 from attar import architecture, probe
 from attar.model import Model, skeleton
+from attar.stream_memory import BATCH_TOKENS
 
 Visit = Callable[[str, torch.Tensor], None]
-BATCH_TOKENS = 4096  # tokens in one pass through a layer: large enough for full matmul speed, small in memory
+HEAD_ROWS = 16384  # of the head, in fp32 at once
 
 
 class StreamedLayer:
@@ -21,6 +23,7 @@ class StreamedLayer:
         self.index = index
         self.prefix = f"{architecture.LAYERS}.{index}."
         self.module = module
+        self.passed = False  # the hidden states have gone through already
         self._stream = stream
 
     @torch.no_grad()
@@ -42,6 +45,43 @@ class StreamedLayer:
         finally:
             for handle in hooks:
                 handle.remove()
+
+    @torch.no_grad()
+    def in_step(self, names: Iterable[str], visit: Visit) -> Iterator[str]:
+        """The one pass of the hidden states through the layer, halted wherever it comes to one of the named modules.
+
+        All batches walk through the layer together: each runs to the first named module, ``visit(name, x_NI)`` gets
+        its input, and when all have come there the name is yielded. What the caller then does to the weights of that
+        module, and of those that get the same input, is what the batches compute with when they go on. So every
+        linear runs once, on inputs that everything before it, in this layer too, has already changed.
+
+        Every batch waits in a greenlet of its own, with its intermediate results: for all windows together these are
+        the widest input in the layer, and up to three hidden states.
+        """
+        stream = self._stream
+        hooks = []
+        for name in names:
+
+            def hook(_: nn.Module, args: tuple[torch.Tensor, ...], name: str = name) -> None:
+                visit(name, args[0].flatten(0, -2))
+                greenlet.getcurrent().parent.switch(name)
+
+            hooks.append(self.module.get_submodule(name).register_forward_pre_hook(hook))
+
+        def walk(start: int, stop: int) -> None:
+            stream.hidden[start:stop] = stream.forward(self.module, stream.hidden[start:stop])
+
+        walks = [greenlet.greenlet(walk) for _ in stream.batches]
+        try:
+            reached = {one.switch(*batch) for one, batch in zip(walks, stream.batches, strict=True)}
+            while reached and reached != {None}:
+                (name,) = reached
+                yield name
+                reached = {one.switch() for one in walks}
+        finally:
+            for handle in hooks:
+                handle.remove()
+        self.passed = True
 
 
 class LayerStream:
@@ -71,7 +111,7 @@ class LayerStream:
         for index in range(self.source.facts.layers):
             layer = StreamedLayer(self, index, self._load(index))
             yield layer
-            self._advance(layer.module)
+            self._advance(layer)
 
     def __len__(self) -> int:
         return self.source.facts.layers
@@ -86,8 +126,9 @@ class LayerStream:
         return module.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def _advance(self, module: nn.Module) -> None:
-        for start, stop in self.batches:
+    def _advance(self, layer: StreamedLayer) -> None:
+        module = layer.module
+        for start, stop in [] if layer.passed else self.batches:
             self.hidden[start:stop] = self.forward(module, self.hidden[start:stop])
         self._probe = self.forward(module.float(), self._probe)
         module.to("meta")
@@ -108,7 +149,8 @@ class LayerStream:
         tied = self.source.facts.config.get("tie_word_embeddings")
         head = self._stored(architecture.EMBEDDING if tied else architecture.HEAD)
         hidden = norm.to(self.device)(self._probe[0]).cpu()
-        return torch.nn.functional.linear(hidden, head.float())
+        parts_VH = head.split(HEAD_ROWS)  # in fp32, the whole head would be the largest thing in memory
+        return torch.cat([nn.functional.linear(hidden, part_VH.float()) for part_VH in parts_VH], dim=-1)
 
     def rest(self) -> Iterator[tuple[str, torch.Tensor]]:
         """All tensors outside the layers."""

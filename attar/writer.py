@@ -5,16 +5,15 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from attar import probe
-from attar.checkpoint import INDEX, TOKENIZER_FILES, WEIGHTS
+from attar.checkpoint import TOKENIZER_FILES
 from attar.errors import ProofFailed
 from attar.facts import ModelFacts
 from attar.packed import PackedLinear, to_gptq
+from attar.shards import Shards
 
-SHARD_BYTES = 2_000_000_000
 _TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I32": torch.int32}
 
 
@@ -30,9 +29,7 @@ class Writer:
         self.tokenizer_from = tokenizer_from
         self.expected = facts.tensors()
         self.probe_logits: torch.Tensor | None = None
-        self._pending: dict[str, torch.Tensor] = {}
-        self._places: dict[str, int] = {}
-        self._shards: list[Path] = []
+        self._shards = Shards(folder, self.expected)
 
     def tensor(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Add one tensor, cast to the dtype the plan promised for it; returns it as it will be stored."""
@@ -40,12 +37,10 @@ class Writer:
         if fact is None or tuple(tensor.shape) != fact.shape:
             promised = "nothing of that name" if fact is None else f"shape {list(fact.shape)}"
             raise ProofFailed(f"the stage wrote {name} of shape {list(tensor.shape)}, its plan promised {promised}")
-        if name in self._places or name in self._pending:
+        if name not in self._shards.missing:
             raise ProofFailed(f"the stage wrote {name} twice")
-        stored = tensor.detach().to("cpu", _TORCH[fact.dtype]).contiguous().clone()
-        self._pending[name] = stored
-        if sum(t.numel() * t.element_size() for t in self._pending.values()) >= SHARD_BYTES:
-            self._flush()
+        stored = tensor.detach().to("cpu", _TORCH[fact.dtype])
+        self._shards.write(name, stored)
         return stored
 
     def packed(self, module: str, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> None:
@@ -86,21 +81,10 @@ class Writer:
         self.probe_logits = logits
 
     def close(self) -> None:
-        """Write the last shard, the index, the config and the tokenizer."""
-        self._flush()
-        if len(self._shards) == 1:
-            self._shards[0].rename(self.folder / WEIGHTS)
-        else:
-            count = len(self._shards)
-            names = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-            for path, name in zip(self._shards, names, strict=True):
-                path.rename(self.folder / name)
-            total = sum(fact.bytes for fact in self.expected.values())
-            index = {
-                "metadata": {"total_size": total},
-                "weight_map": {tensor: names[shard] for tensor, shard in sorted(self._places.items())},
-            }
-            (self.folder / INDEX).write_text(json.dumps(index, indent=1))
+        """Write the config and the tokenizer; raises :class:`ProofFailed` if a promised tensor never came."""
+        self._shards.close()
+        if self._shards.missing:
+            raise ProofFailed(f"the stage never wrote {min(self._shards.missing)}, which its plan promised")
         config = dict(self.facts.config)
         (self.folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         if "quantization_config" in config:  # older readers look here
@@ -111,12 +95,3 @@ class Writer:
         for name in TOKENIZER_FILES:
             if (self.tokenizer_from / name).is_file():
                 shutil.copyfile(self.tokenizer_from / name, self.folder / name)
-
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        path = self.folder / f"shard-{len(self._shards)}.safetensors"
-        save_file(self._pending, path, metadata={"format": "pt"})
-        self._places.update(dict.fromkeys(self._pending, len(self._shards)))
-        self._shards.append(path)
-        self._pending = {}

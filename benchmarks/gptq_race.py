@@ -96,7 +96,10 @@ def _ratios(results: dict[str, Any]) -> dict[str, Any]:
 def _print(found: dict[str, Any]) -> None:
     rows = {"(dense)": found["origin"], **found["results"]}
     lines = [f"\n{found['model']}, {found['symmetry']}", ""]
-    lines += ["| | seconds | peak memory | perplexity held-out | other | KL held-out | other |", "|---|--:|--:|--:|--:|--:|--:|"]
+    lines += [
+        "| | seconds | peak memory | perplexity held-out | other | KL held-out | other |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
     for name, row in rows.items():
         cost = f"{row['seconds']:.0f} | {row['peak_memory_bytes'] / 1e9:.2f} GB" if "seconds" in row else "– | –"
         perplexity = " | ".join(f"{value:.2f}" for value in row["perplexity"].values())
@@ -104,7 +107,10 @@ def _print(found: dict[str, Any]) -> None:
         lines.append(f"| {name} | {cost} | {perplexity} | {kl} |")
     if "times_faster" in found:
         over = ", ".join(f"{text} {ratio:.3f}" for text, ratio in found["perplexity_over_better_peer"].items())
-        lines += ["", f"Attar is {found['times_faster']:.2f}x as fast as the faster peer; its perplexity over the better one's: {over}"]
+        lines += [
+            "",
+            f"Attar is {found['times_faster']:.2f}x as fast as the faster peer; its perplexity over the better one's: {over}",
+        ]
     print("\n".join(lines), flush=True)  # noqa: T201
 
 

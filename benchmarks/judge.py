@@ -23,7 +23,9 @@ def main(job: dict[str, Any]) -> None:
     kept: dict[str, torch.Tensor] = {}
     if job["weights"]:
         weights = {name: tensor.bfloat16() for name, tensor in load_file(job["weights"]).items()}
-        linears = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head.weight"}
+        linears = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {
+            "lm_head.weight"
+        }
         if set(weights) != linears:
             raise SystemExit(f"the contender quantized other linears: {sorted(set(weights) ^ linears)[:3]} …")
         model.load_state_dict(weights, strict=False)

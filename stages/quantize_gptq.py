@@ -9,15 +9,24 @@ from pydantic import Field
 from attar.architecture import linears, require_full_attention, shared_inputs
 from attar.facts import ModelFacts
 from attar.packing_settings import PackingSettings
+from attar.stream_memory import stream_memory
 from stages.base import Context, Cost, Stage, Use
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
+    from attar.gptq import Hessian, Rounded
     from attar.grid import Grid
+    from attar.layerwise import Found
     from attar.model import Model
     from attar.stream import StreamedLayer
     from attar.writer import Writer
+
+HESSIAN_SHARE = 0.6  # of the products in a Hessian that are computed, the matrix being symmetric
+FP32_COST = 4  # time of an operation in fp32 over one in bf16
+SEARCH = 4000  # operations' worth of time that the clip search takes a weight
 
 
 class Gptq(PackingSettings, Stage):
@@ -30,6 +39,7 @@ class Gptq(PackingSettings, Stage):
     """
 
     stage: Literal["quantize.gptq"] = "quantize.gptq"
+    version: ClassVar[int] = 2
     uses: ClassVar[frozenset[Use]] = frozenset({"calibration"})
 
     act_order: Annotated[
@@ -43,26 +53,20 @@ class Gptq(PackingSettings, Stage):
 
     def plan(self, facts: ModelFacts) -> ModelFacts:
         require_full_attention(facts.config, self.length, self.stage)
-        return self.packed(
-            facts, self.stage, {"method": "gptq", "act_order": self.act_order, "damping": self.damping}
-        )
+        return self.packed(facts, self.stage, {"method": "gptq", "act_order": self.act_order, "damping": self.damping})
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         tokens = self.windows * self.length
-        widths = {"qkv": facts.hidden, "o": facts.heads * facts.head_dim, "gate": facts.hidden, "down": facts.ffn}
-        hessians = facts.layers * tokens * sum(2 * width**2 for width in widths.values())
-        solving = facts.layers * sum(6 * columns**2 * rows for rows, columns in linears(facts.config).values())
-        forwards = 2 * 2 * facts.body_parameters * tokens  # one pass to look at inputs, one to go on
-        layer = 4 * facts.body_parameters // facts.layers
-        memory = (
-            700_000_000
-            + 2 * tokens * facts.hidden
-            + 8 * sum(width**2 for width in widths.values())
-            + 6 * layer
-            + 40 * 4096 * facts.ffn
-            + 8 * facts.vocabulary * facts.hidden
-        )
-        return Cost(flops=float(hessians + solving + forwards), memory=memory)
+        flops, solving = 2.0 * facts.body_parameters * tokens, [0]
+        for names in shared_inputs(facts.config):
+            rows = sum(linears(facts.config)[name][0] for name in names)
+            columns = linears(facts.config)[names[0]][1]
+            flops += facts.layers * HESSIAN_SHARE * 2 * columns**2 * tokens * FP32_COST
+            flops += facts.layers * (6 * columns * rows + 2 * columns**2) * columns * FP32_COST
+            flops += facts.layers * rows * columns * SEARCH * self.mse
+            # the Hessian, twice more while it is factored; of a weight: itself, what is left of it, codes, differences
+            solving.append(3 * 4 * columns**2 + 17 * rows * columns)
+        return Cost(flops=flops, memory=stream_memory(facts, tokens, max(solving)))
 
     def tokens(self) -> dict[Literal["train", "calibration"], tuple[int, int]]:
         return {"calibration": (self.windows, self.length)}
@@ -77,47 +81,55 @@ class Gptq(PackingSettings, Stage):
         stream = LayerStream(source, windows, context.torch_dtype, context.device)
         lost, lost_to_nearest = 0.0, 0.0
 
-        def quantize(layer: StreamedLayer) -> dict[str, tuple[torch.Tensor, Grid]]:
+        def quantize(layer: StreamedLayer) -> Iterator[Found]:
             nonlocal lost, lost_to_nearest
-            found, error, nearest = self._quantize(layer, source, context)
+            error = nearest = 0.0
+            for name, codes, grid, rounded in self._quantize(layer, source, context):
+                error += float(rounded.errors.sum())
+                nearest += float(rounded.nearest_errors.sum())
+                yield name, codes, grid
             lost, lost_to_nearest = lost + error, lost_to_nearest + nearest
             context.report("gptq/error_ratio", error / max(nearest, 1e-30), layer.index)
-            return found
 
         quantize_layers(stream, out, quantize, context.progress, context.cancelled)
         context.log(f"GPTQ left {lost / max(lost_to_nearest, 1e-30):.1%} of the output error of rounding to nearest")
 
     def _quantize(
         self, layer: StreamedLayer, source: Model, context: Context
-    ) -> tuple[dict[str, tuple[torch.Tensor, Grid]], float, float]:
-        """Codes and grids of a layer's linears, its output error, and what rounding to nearest would have left."""
+    ) -> Iterator[tuple[str, torch.Tensor, Grid, Rounded]]:
+        """Codes and grid of each linear of a layer, as the hidden states come to it, with the errors of its rows."""
+        from attar.gptq import Hessian
+
+        shared = {names[0]: names for names in shared_inputs(source.facts.config)}
+        hessians: dict[str, Hessian] = {}
+
+        def see(name: str, x_NI: torch.Tensor) -> None:
+            if name not in hessians:
+                hessians[name] = Hessian(x_NI.shape[1], context.device)
+            hessians[name].add(x_NI)
+
+        for first in layer.in_step(shared, see):
+            yield from self._solve(layer.prefix, shared[first], hessians.pop(first), source, context)
+
+    def _solve(
+        self, prefix: str, names: tuple[str, ...], seen: Hessian, source: Model, context: Context
+    ) -> Iterator[tuple[str, torch.Tensor, Grid, Rounded]]:
+        """The linears of a layer that share an input, stacked."""
         import torch
 
-        from attar.gptq import Hessian, damped, solve
-        from attar.grid import Grid, find_grid
+        from attar.gptq import damped, solve
+        from attar.grid import find_grid
 
         promised = self.plan(source.facts).quantization
         assert promised is not None
-        groups = shared_inputs(source.facts.config)
-        hessians: dict[str, Hessian] = {}
-        for names in groups:
-            width = layer.module.get_submodule(names[0]).in_features
-            hessians[names[0]] = Hessian(int(width), context.device)  # type: ignore[arg-type]
-        layer.inputs(hessians, lambda name, x_NI: hessians[name].add(x_NI))
-
-        found: dict[str, tuple[torch.Tensor, Grid]] = {}
-        error = nearest = 0.0
-        for names in groups:
-            parts = [source.tensor(f"{layer.prefix}{name}.weight") for name in names]
-            weight = torch.cat(parts).to(context.device, torch.float32)
-            bits, group_size = promised.bits_of(layer.prefix + names[0]), promised.group_of(weight.shape[1])
-            grid = find_grid(weight, bits, group_size, self.symmetric, self.mse)
-            rounded = solve(weight, damped(hessians.pop(names[0]).matrix(), self.damping), grid, self.act_order)
-            error += float(rounded.errors.sum())
-            nearest += float(rounded.nearest_errors.sum())
-            sizes = [len(part) for part in parts]
-            codes = torch.split(rounded.codes, sizes)
-            scales, zeros = torch.split(grid.scales, sizes, dim=1), torch.split(grid.zeros, sizes, dim=1)
-            for i, name in enumerate(names):
-                found[name] = (codes[i], Grid(scales[i], zeros[i], bits, group_size))
-        return found, error, nearest
+        parts = [source.tensor(f"{prefix}{name}.weight") for name in names]
+        weight = torch.cat(parts).to(context.device, torch.float32)
+        hessian = damped(seen.matrix(), self.damping)
+        bits, group_size = promised.bits_of(prefix + names[0]), promised.group_of(weight.shape[1])
+        grid = find_grid(weight, bits, group_size, self.symmetric, self.mse, hessian.diagonal().sqrt())
+        rounded = solve(weight, hessian, grid, self.act_order)
+        start = 0
+        for name, part in zip(names, parts, strict=True):
+            rows = slice(start, start + len(part))
+            yield name, rounded.codes[rows], grid.of_rows(rows), rounded.of_rows(rows)
+            start = rows.stop

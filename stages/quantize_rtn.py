@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attar.architecture import linears
 from attar.facts import ModelFacts
 from attar.packing_settings import PackingSettings
+from attar.stream_memory import stream_memory
 from stages.base import Context, Cost, Stage
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Iterator
 
-    from attar.grid import Grid
+    from attar.layerwise import Found
     from attar.model import Model
     from attar.stream import StreamedLayer
     from attar.writer import Writer
@@ -25,15 +26,15 @@ class RoundToNearest(PackingSettings, Stage):
     """
 
     stage: Literal["quantize.rtn"] = "quantize.rtn"
+    version: ClassVar[int] = 2
 
     def plan(self, facts: ModelFacts) -> ModelFacts:
         return self.packed(facts, self.stage, {"method": "rtn"})
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
-        searched = 2000 if self.mse else 50  # operations a weight
-        layer = 4 * facts.body_parameters // facts.layers
-        memory = 700_000_000 + 3 * layer + 8 * facts.vocabulary * facts.hidden
-        return Cost(flops=float(searched * facts.body_parameters), memory=memory)
+        searched = 8000 if self.mse else 50  # operations' worth of time that a weight takes
+        largest = max(rows * columns for rows, columns in linears(facts.config).values())
+        return Cost(flops=float(searched * facts.body_parameters), memory=stream_memory(facts, 0, 17 * largest))
 
     def apply(self, source: Model, out: Writer, context: Context) -> None:
         import numpy as np
@@ -46,14 +47,12 @@ class RoundToNearest(PackingSettings, Stage):
         promised = self.plan(source.facts).quantization
         assert promised is not None
 
-        def quantize(layer: StreamedLayer) -> dict[str, tuple[torch.Tensor, Grid]]:
-            found = {}
+        def quantize(layer: StreamedLayer) -> Iterator[Found]:
             for name, (_, columns) in linears(source.facts.config).items():
                 weight = source.tensor(f"{layer.prefix}{name}.weight").to(context.device, torch.float32)
                 bits, group_size = promised.bits_of(layer.prefix + name), promised.group_of(columns)
                 grid = find_grid(weight, bits, group_size, self.symmetric, self.mse)
-                found[name] = (round_to(weight, grid), grid)
-            return found
+                yield name, round_to(weight, grid), grid
 
         no_windows = np.zeros((0, 1), dtype=np.int64)
         stream = LayerStream(source, no_windows, context.torch_dtype, context.device)

@@ -32,7 +32,6 @@ def main(job: dict[str, Any]) -> None:
         symmetric=job["symmetric"],
         strategy="group",
         group_size=job["group_size"],
-        actorder=settings["actorder"],
         observer=settings["observer"],
     )
     started = time.perf_counter()
@@ -41,6 +40,7 @@ def main(job: dict[str, Any]) -> None:
         config_groups={"all": QuantizationScheme(targets=["Linear"], weights=weights)},
         ignore=["lm_head"],
         dampening_frac=settings["damping"],
+        actorder=settings["actorder"],
     )
     rows = ids.tolist()
     data = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})

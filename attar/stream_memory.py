@@ -1,0 +1,35 @@
+"""How much memory streaming a model layer by layer takes: arithmetic on facts, for plans. Torch-free."""
+
+from math import prod
+
+from attar.facts import ModelFacts
+
+BATCH_TOKENS = 4096  # tokens in one pass through a layer: large enough for full matmul speed, small in memory
+WIDTH = 2  # bytes of a number in bf16
+
+
+def stream_memory(facts: ModelFacts, tokens: int, solving: int) -> int:
+    """Bytes at the peak, beside those of a process that has only imported its libraries.
+
+    Counted are the hidden states of all windows, what the batches hold while they wait in step
+    (:meth:`attar.stream.StreamedLayer.in_step`), one batch on its way, the layer, and the tensors outside the layers
+    as they pass.
+
+    Args:
+        tokens: of all windows together; 0 where no text runs through the model.
+        solving: bytes that the body of the loop takes while the batches wait.
+    """
+    hidden = WIDTH * tokens * facts.hidden
+    heads = facts.heads * facts.head_dim
+    at_attention = hidden + WIDTH * tokens * 2 * (heads + facts.kv_heads * facts.head_dim)  # norm; q, k, v; mixed
+    at_ffn = 2 * hidden + WIDTH * tokens * facts.ffn  # residual, norm; the product of gate and up
+    passing = min(tokens, BATCH_TOKENS) * (3 * WIDTH + 4) * facts.ffn  # gate, up and product, which in fp32 as well
+    hessian = 4 * facts.ffn**2 if tokens else 0
+    layer = facts.body_parameters // facts.layers
+    largest = max(prod(fact.shape) for fact in facts.tensors().values())
+    return max(
+        hidden + max(at_attention, at_ffn) + max(passing + hessian, solving) + (WIDTH + 1) * layer,
+        hidden + 5 * layer,  # the layer in fp32 and its codes, for the probe
+        hidden + WIDTH * largest,  # the embedding, while the first hidden states are read from it
+        3 * largest,  # a tensor of the result, while it is proven to be finite
+    )
