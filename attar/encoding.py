@@ -97,10 +97,10 @@ def choose_bits(facts: ModelFacts, stage: str, bits: int, bits_of: Mapping[str, 
                 )
     for pattern in bits_of:
         if pattern in unused:
-            names = [*linears(facts.config)]
+            first, *others = linears(facts.config)
             raise BadInput(
-                f"{stage}: bits_of={pattern!r} matches no linear; their names are layers.N.{names[0]} (also "
-                f"{', '.join(names[1:])}), N from 0 to {facts.layers - 1}"
+                f"{stage}: bits_of={pattern!r} matches no linear; their names are layers.N.{first} (also "
+                f"{', '.join(others)}), N from 0 to {facts.layers - 1}"
             )
     return chosen
 

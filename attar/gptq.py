@@ -76,7 +76,8 @@ def damped(hessian_II: torch.Tensor, damping: float) -> torch.Tensor:
 
 def output_errors(delta_OI: torch.Tensor, hessian_II: torch.Tensor) -> torch.Tensor:
     """``d H d^T`` of every row of a change of weights: fp32 [O]."""
-    return torch.cat([((part_RI @ hessian_II).mul_(part_RI)).sum(1) for part_RI in delta_OI.split(ROWS)])  # type: ignore[no-untyped-call]
+    parts = torch.split(delta_OI, ROWS)
+    return torch.cat([(part_RI @ hessian_II).mul_(part_RI).sum(1) for part_RI in parts])
 
 
 def solve(weight_OI: torch.Tensor, hessian_II: torch.Tensor, grid: Grid, act_order: bool = True) -> Rounded:
@@ -137,7 +138,8 @@ class _Walk:
 
     def errors(self) -> torch.Tensor:
         """``d H d^T`` of every row, once all inputs are rounded: fp32 [O]."""
-        return torch.linalg.vector_norm(self.rest_IO, dim=0).square_()
+        norms: torch.Tensor = torch.linalg.vector_norm(self.rest_IO, dim=0)
+        return norms.square_()
 
     def _leaf(self, start: int, stop: int) -> None:
         for at in range(start, stop):
@@ -164,7 +166,24 @@ def _inverse_factor(hessian_II: torch.Tensor, order: torch.Tensor) -> torch.Tens
             "quantize.gptq: the Hessian of the calibration inputs is not positive definite; "
             "raise damping (0.1, 0.2) or calibrate on more windows"
         )
-    upper = lower.flip(0, 1)
+    upper: torch.Tensor = lower.flip(0, 1)
     del lower
-    unit = torch.eye(len(order), device=hessian_II.device)
-    return torch.linalg.solve_triangular(upper, unit, upper=True)
+    _invert_(upper)
+    return upper
+
+
+def _invert_(upper_II: torch.Tensor) -> None:
+    """Put the inverse of an upper triangular matrix in its place: both halves of the diagonal, then the corner."""
+    size = len(upper_II)
+    if size <= TILE:
+        unit = torch.eye(size, device=upper_II.device)
+        upper_II.copy_(torch.linalg.solve_triangular(upper_II, unit, upper=True))
+        return
+    first, corner, last = (
+        upper_II[: size // 2, : size // 2],
+        upper_II[: size // 2, size // 2 :],
+        upper_II[size // 2 :, size // 2 :],
+    )
+    _invert_(first)
+    _invert_(last)
+    corner.copy_((first @ corner @ last).neg_())

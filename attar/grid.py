@@ -65,7 +65,7 @@ def find_grid(
     at_once = max(1, CHUNK // columns)
     root_GS = None if importance_I is None else importance_I.sqrt().view(groups, group_size)
     found = []
-    for part_RI in weight_OI.split(at_once):  # type: ignore[no-untyped-call]
+    for part_RI in torch.split(weight_OI, at_once):
         root_NS = None if root_GS is None else root_GS.repeat(len(part_RI), 1)
         found.append(_search(part_RI.float().reshape(-1, group_size), root_NS, bits, symmetric, mse))
     scales = torch.cat([scale for scale, _ in found]).view(rows, groups)
@@ -76,14 +76,15 @@ def find_grid(
 def round_to(weight_OI: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Codes (uint8 [O, I]) of the grid points nearest to the weights."""
     scales_OG1, zeros_OG1 = grid.of_groups()
-    codes_OGS = torch.round(weight_OI.float().unflatten(1, (-1, grid.group_size)) / scales_OG1)
+    codes_OGS = torch.round(weight_OI.float().reshape(len(weight_OI), -1, grid.group_size) / scales_OG1)
     return codes_OGS.add_(zeros_OG1).clamp_(0, grid.top).to(torch.uint8).flatten(1)
 
 
 def values(codes_OI: torch.Tensor, grid: Grid) -> torch.Tensor:
     """The weights that codes stand for: fp32 [O, I], exact."""
     scales_OG1, zeros_OG1 = grid.of_groups()
-    return codes_OI.float().unflatten(1, (-1, grid.group_size)).sub_(zeros_OG1).mul_(scales_OG1).flatten(1)
+    levels_OGS = codes_OI.float().reshape(len(codes_OI), -1, grid.group_size)
+    return levels_OGS.sub_(zeros_OG1).mul_(scales_OG1).flatten(1)
 
 
 def _search(
@@ -151,4 +152,5 @@ def _errors(
     errors = levels.mul_(scale).sub_(weight_NS)
     if root_NS is None:
         return errors.abs_().pow_(NORM).sum(1)
-    return torch.linalg.vector_norm(errors.mul_(root_NS), dim=1)
+    norms: torch.Tensor = torch.linalg.vector_norm(errors.mul_(root_NS), dim=1)
+    return norms

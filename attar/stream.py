@@ -149,7 +149,7 @@ class LayerStream:
         tied = self.source.facts.config.get("tie_word_embeddings")
         head = self._stored(architecture.EMBEDDING if tied else architecture.HEAD)
         hidden = norm.to(self.device)(self._probe[0]).cpu()
-        parts_VH = head.split(HEAD_ROWS)  # in fp32, the whole head would be the largest thing in memory
+        parts_VH = torch.split(head, HEAD_ROWS)  # in fp32, the whole head would be the largest thing in memory
         return torch.cat([nn.functional.linear(hidden, part_VH.float()) for part_VH in parts_VH], dim=-1)
 
     def rest(self) -> Iterator[tuple[str, torch.Tensor]]:

@@ -123,7 +123,9 @@ def main() -> None:
     )
     attar = [sys.executable, "-m", "pipelines.cli"]
     home = ["--home", str(scratch / "home")]
-    planned = json.loads(subprocess.run([*attar, "plan", recipe, "--json", *home], check=True, capture_output=True).stdout)
+    planned = json.loads(
+        subprocess.run([*attar, "plan", recipe, "--json", *home], check=True, capture_output=True).stdout
+    )
     step = planned["steps"][1]
     with subprocess.Popen([*attar, "run", recipe, *home], stdout=sys.stderr) as run:
         watch = Watch(run.pid)
@@ -149,7 +151,12 @@ def main() -> None:
 
 
 def _print(report: dict[str, Any], size: str) -> None:
-    lines = [f"{report['parameters'] / 1e6:,.0f} M parameters", "", "| | planned | measured | ratio |", "|---|--:|--:|--:|"]
+    lines = [
+        f"{report['parameters'] / 1e6:,.0f} M parameters",
+        "",
+        "| | planned | measured | ratio |",
+        "|---|--:|--:|--:|",
+    ]
     for what in ("bytes", "memory_bytes"):
         planned, measured = report["planned"][what], report["measured"][what]
         lines.append(f"| {what} | {planned / 1e9:.3f} GB | {measured / 1e9:.3f} GB | {planned / measured:.3f} |")

@@ -107,10 +107,8 @@ def _print(found: dict[str, Any]) -> None:
         lines.append(f"| {name} | {cost} | {perplexity} | {kl} |")
     if "times_faster" in found:
         over = ", ".join(f"{text} {ratio:.3f}" for text, ratio in found["perplexity_over_better_peer"].items())
-        lines += [
-            "",
-            f"Attar is {found['times_faster']:.2f}x as fast as the faster peer; its perplexity over the better one's: {over}",
-        ]
+        lines += ["", f"Attar is {found['times_faster']:.2f}x as fast as the faster peer."]
+        lines += [f"Its perplexity over that of the better peer: {over}."]
     print("\n".join(lines), flush=True)  # noqa: T201
 
 

@@ -33,13 +33,14 @@ def main(job: dict[str, Any]) -> None:
     )
     model = GPTQModel.load(job["model"], config, device="cpu", dtype=torch.bfloat16)
     calibration = [{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in ids]
-    model.quantize(calibration, batch_size=batch, calibration_sort=None)
+    model.quantize(calibration, batch_size=batch)
     model.save(str(out / "model"))
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     (out / "result.json").write_text(json.dumps({"seconds": seconds, "peak_memory_bytes": peak}))
 
-    read = GPTQModel.load(str(out / "model"), backend=BACKEND.GPTQ_TORCH, device="cpu").model
+    # fp16 is what the scales are stored in, and would be rounded from in any other dtype
+    read = GPTQModel.load(str(out / "model"), backend=BACKEND.GPTQ_TORCH, device="cpu", dtype=torch.float16).model
     weights = {}
     for name, module in read.named_modules():
         if hasattr(module, "dequantize_weight"):

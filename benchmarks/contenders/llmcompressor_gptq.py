@@ -67,7 +67,7 @@ def _exact(module: torch.nn.Module) -> torch.Tensor:
     """The weight its integers and scales stand for, without the rounding to bf16 that the module keeps: fp32 [O, I]."""
     weight, scale = module.weight.detach().float(), module.weight_scale.detach().float()  # type: ignore[operator,union-attr]
     groups = getattr(module, "weight_g_idx", None)
-    rows, columns = weight.shape
+    columns = weight.shape[1]
     if groups is None or bool((groups < 0).any()):
         groups = torch.arange(columns) // (columns // scale.shape[1])
     step = scale[:, groups.long()]

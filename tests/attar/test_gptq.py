@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attar.errors import StageFailed
-from attar.gptq import Hessian, Rounded, damped, output_errors, solve
+from attar.gptq import Hessian, Rounded, _inverse_factor, damped, output_errors, solve
 from attar.grid import Grid, find_grid, round_to, values
 
 ROWS, COLUMNS, GROUP = 40, 192, 32
@@ -45,6 +45,16 @@ def test_the_hessian_is_twice_the_mean_outer_product() -> None:
     hessian.add(x[:20])
     hessian.add(x[20:])
     torch.testing.assert_close(hessian.matrix(), 2 * x.t() @ x / 50)
+
+
+def test_the_factor_is_that_of_the_inverse_in_the_order_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attar.gptq.TILE", 50)  # several halvings
+    _, hessian, _ = problem()
+    order = torch.argsort(hessian.diagonal(), descending=True)
+    factor = _inverse_factor(hessian, order).double()
+    assert torch.equal(factor, factor.triu())
+    inverse = torch.linalg.inv(hessian.double()[order][:, order])
+    torch.testing.assert_close(factor.t() @ factor, inverse, rtol=1e-3, atol=1e-4 * float(inverse.abs().max()))
 
 
 def test_a_wide_hessian_is_summed_in_tiles_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,8 @@ for folder in map(Path, sys.argv[1:]):
     found = {}
     with torch.no_grad():
         if "mixed" in folder.name:
-            model = GPTQModel.load(str(folder), backend=BACKEND.GPTQ_TORCH, device="cpu").model
+            exact = {"backend": BACKEND.GPTQ_TORCH, "dtype": torch.float16}  # the dtype in which it keeps the scales
+            model = GPTQModel.load(str(folder), device="cpu", **exact).model
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)  # its own choice of kernel
             found["default"] = model(ids).logits.float()

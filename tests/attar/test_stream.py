@@ -37,6 +37,16 @@ def test_visits_see_every_token_of_every_named_input(tmp_path: Path) -> None:
         assert rows == {"mlp.down_proj": 40, "self_attn.q_proj": 40}
 
 
+class Seen:
+    """Keeps every input it is shown."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, list[torch.Tensor]] = {}
+
+    def __call__(self, name: str, x: torch.Tensor) -> None:
+        self.inputs.setdefault(name, []).append(x.clone())
+
+
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_batches_in_step_see_what_one_pass_shows_and_leave_the_same_hidden_states(
     tmp_path: Path, model_type: str, monkeypatch: pytest.MonkeyPatch
@@ -47,13 +57,11 @@ def test_batches_in_step_see_what_one_pass_shows_and_leave_the_same_hidden_state
     firsts = [names[0] for names in shared_inputs(source.facts.config)]
     plain, walked = LayerStream(source, ids, torch.float32, "cpu"), LayerStream(source, ids, torch.float32, "cpu")
     for one, other in zip(plain, walked, strict=True):
-        seen: dict[str, list[torch.Tensor]] = {}
-        one.inputs(firsts, lambda name, x: seen.setdefault(name, []).append(x.clone()))
-        met: dict[str, list[torch.Tensor]] = {}
-        halts = list(other.in_step(firsts, lambda name, x: met.setdefault(name, []).append(x.clone())))
-        assert halts == firsts
+        seen, met = Seen(), Seen()
+        one.inputs(firsts, seen)
+        assert list(other.in_step(firsts, met)) == firsts
         for name in firsts:
-            assert torch.equal(torch.cat(seen[name]), torch.cat(met[name])), name
+            assert torch.equal(torch.cat(seen.inputs[name]), torch.cat(met.inputs[name])), name
     assert torch.equal(plain.hidden, walked.hidden)
 
 
