@@ -4,7 +4,7 @@ from math import prod
 
 from attar.facts import ModelFacts
 
-BATCH_TOKENS = 4096  # tokens in one pass through a layer: large enough for full matmul speed, small in memory
+BATCH_TOKENS = 2048  # tokens in one pass through a layer: enough for full matmul speed, and activations stay in a cache
 WIDTH = 2  # bytes of a number in bf16
 
 
