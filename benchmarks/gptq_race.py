@@ -41,7 +41,7 @@ def main() -> None:
     for contender in arguments.only:
         race.interpreter(contender, arguments.peers)
     with tempfile.TemporaryDirectory() as temporary:
-        scratch = arguments.scratch or Path(temporary)
+        scratch = (arguments.scratch or Path(temporary)).absolute()
         races = [found for spec in arguments.model for found in _races(spec, arguments, scratch)]
     report = {
         "machine": machine.describe("cpu", arguments.threads),

@@ -23,7 +23,7 @@ from attar.testing import write_text
 from pipelines.home import Home
 from pipelines.materials import open_model
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 SETTINGS = HERE / "peers" / "settings.json"
 RESULTS = HERE / "results"
 GPTQ = ("attar", "gptqmodel", "llmcompressor")
@@ -71,7 +71,7 @@ def interpreter(contender: str, peers: Path) -> Path:
     """The Python that a contender runs in, or a sentence that says how to make it."""
     if contender in ("attar", "rtn"):
         return Path(sys.executable)
-    found = peers / contender / "bin" / "python"
+    found = peers.absolute() / contender / "bin" / "python"
     if not found.exists():
         raise SystemExit(f"{contender} has no environment at {found}; make one with: make bench-peers")
     return found
@@ -116,7 +116,9 @@ def _child(python: Path, script: Path, job: dict[str, Any], out: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" or python == Path(sys.executable)}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(job["threads"]), "TOKENIZERS_PARALLELISM": "false"}
     with open(out / f"{script.stem}.log", "w") as log:
-        done = subprocess.run([python, "-P", "-W", "ignore", script, file], env=environment, stdout=log, stderr=log)
+        command = [python, "-P", "-W", "ignore", script, file]
+        # in its own folder: some leave logs where they are
+        done = subprocess.run(command, env=environment, cwd=out, stdout=log, stderr=log)
     if done.returncode:
         tail = "\n".join((out / f"{script.stem}.log").read_text().splitlines()[-15:])
         raise SystemExit(f"{script.stem} failed, see {out}:\n{tail}")
