@@ -30,12 +30,15 @@ SEARCH = 4000  # operations' worth of time that the clip search takes a weight
 
 
 class Gptq(PackingSettings, Stage):
-    """Few-bit integers by second-order rounding, layer by layer, with inputs from the layers already quantized.
+    """Few-bit integers by second-order rounding, each linear with inputs from all that are quantized before it.
 
     With ``H = 2/n sum(x x^T)`` over a linear's inputs, weights are rounded one input at a time and the inputs still
     to come make up for each error (the solver is :func:`attar.gptq.solve`). q, k and v share a Hessian and are solved
-    together, gate and up as well. All linears of the layers are packed in the standard GPTQ format; embedding, head
-    and norms stay dense.
+    together, gate and up as well. The clip search weights squared errors with the root of the Hessian's diagonal. All
+    linears of the layers are packed in the standard GPTQ format; embedding, head and norms stay dense.
+
+    Memory holds one layer, and the activations of all calibration windows within it: two bytes times their tokens
+    times the FFN's width plus three times the hidden width.
     """
 
     stage: Literal["quantize.gptq"] = "quantize.gptq"

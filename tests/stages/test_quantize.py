@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from attar.architecture import FAMILIES
+from attar.architecture import FAMILIES, linears
 from attar.checkpoint import read_facts
 from attar.errors import BadInput
 from attar.facts import ModelFacts
@@ -17,6 +17,7 @@ from attar.model import Model
 from attar.packed import PackedLinear
 from attar.testing import check_stage, run_on
 from attar.tiny import tiny_model
+from attar.writer import Writer
 from stages import parse
 from stages.base import Stage
 from stages.quantize_gptq import Gptq
@@ -39,6 +40,25 @@ def test_every_family_is_packed_as_planned(tmp_path: Path, family: str) -> None:
     assert len(packed) == 4 * 7
     left = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     assert left == ["lm_head"]
+
+
+def test_a_mixture_of_widths_is_planned_made_and_goes_through_a_module_unchanged(tmp_path: Path) -> None:
+    stage = RoundToNearest(group_size=-1, bits=4, bits_of={"layers.0.*": 8, "*.down_proj": 3, "*.o_proj": 2})
+    artifact = run_on(stage, tiny_model(tmp_path / "model"), tmp_path / "home")
+    source = Model(artifact.folder)
+    module = source.materialize(torch.float32)
+    found = {name: linear.bits for name, linear in module.named_modules() if isinstance(linear, PackedLinear)}
+    assert found == {
+        f"model.layers.{i}.{name}": 8 if i == 0 else {"mlp.down_proj": 3, "self_attn.o_proj": 2}.get(name, 4)
+        for i in range(4)
+        for name in linears(source.facts.config)
+    }
+    (tmp_path / "again").mkdir()
+    writer = Writer(tmp_path / "again", source.facts, tokenizer_from=source.folder)
+    writer.module(module)
+    writer.close()
+    again = Model(tmp_path / "again")
+    assert all(torch.equal(again.tensor(name), source.tensor(name)) for name in source.names)
 
 
 def test_rtn_is_rounding_to_nearest(tmp_path: Path) -> None:
