@@ -28,7 +28,8 @@ def quick_attention(*models: nn.Module | None, length: int, device: str) -> Iter
     """
     configs: list[Any] = [model.config for model in models if model is not None]
     windows = [getattr(config, "sliding_window", None) or length for config in configs]
-    if device != "cpu" or length > LONGEST or min(windows, default=length) < length:
+    capped = any(getattr(config, "attn_logit_softcapping", None) for config in configs)
+    if device != "cpu" or length > LONGEST or min(windows, default=length) < length or capped:
         yield
         return
     AttentionInterface.register(NAME, _of_transformers)

@@ -95,7 +95,7 @@ def read_facts(folder: Path, task: str = "causal-lm") -> ModelFacts:
     if not (folder / "config.json").is_file():
         raise BadInput(f"the model folder {folder} has no config.json")
     config = read_json(folder / "config.json")
-    expected_dense = architecture.tensors(config)  # refuses unknown families
+    embedding = architecture.family(config).embedding  # refuses unknown families
     files = weight_files(folder)
     if not files and any(path.suffix in PICKLES for path in folder.iterdir()):
         raise BadInput(
@@ -114,10 +114,11 @@ def read_facts(folder: Path, task: str = "causal-lm") -> ModelFacts:
         raise BadInput(f"{folder / 'config.json'} names the dtype {facts.dtype!r}; possible: {', '.join(DTYPES)}")
     if not files:
         return facts
-    stored = {name: entry for path in sorted(set(files.values())) for name, entry in header(path).items()}
-    if architecture.EMBEDDING in expected_dense and architecture.EMBEDDING in stored:
+    found = {name: entry for path in sorted(set(files.values())) for name, entry in header(path).items()}
+    stored = {architecture.canonical(config, name): entry for name, entry in found.items()}
+    if embedding in stored:
         names = {code: name for name, code in DTYPES.items()}
-        code = stored[architecture.EMBEDDING]["dtype"]
+        code = stored[embedding]["dtype"]
         if code not in names:
             raise BadInput(f"{folder} stores its weights as {code}; possible: {', '.join(DTYPES.values())}")
         facts = facts.changed(dtype=names[code], torch_dtype=None)

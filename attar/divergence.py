@@ -33,6 +33,16 @@ class Objective:
     mix: float = 0.1  # weight of the teacher (jsd, skew) inside the mixture of both
 
 
+class Softcaps(NamedTuple):
+    """Caps of logits, ``cap · tanh(logits / cap)``, which some models (Gemma 2) put behind their head."""
+
+    student: float | None = None
+    teacher: float | None = None
+
+
+UNCAPPED = Softcaps()
+
+
 class HeadLoss(NamedTuple):
     """Means over tokens; only ``loss`` carries a gradient."""
 
@@ -55,6 +65,7 @@ def head_loss(
     teacher_NE: Tensor | None = None,
     teacher_head_VE: Tensor | None = None,
     chunk: int = CHUNK,
+    softcaps: Softcaps = UNCAPPED,
 ) -> HeadLoss:
     """Mean loss over N tokens, differentiable in ``hidden_ND`` and ``head_VD``.
 
@@ -65,10 +76,11 @@ def head_loss(
         objective: which loss.
         teacher_NE, teacher_head_VE: the same of the teacher, without gradient; needed unless ``alpha`` is 0.
         chunk: tokens whose logits exist at one time.
+        softcaps: of both models' logits.
     """
     if (teacher_NE is None or teacher_head_VE is None) and objective.alpha > 0:
         raise ValueError("alpha > 0 needs the teacher's hidden states and head")
-    options = (labels_N, objective, teacher_NE, teacher_head_VE, chunk, head_VD.requires_grad)
+    options = (labels_N, objective, teacher_NE, teacher_head_VE, chunk, head_VD.requires_grad, softcaps)
     return HeadLoss(*_HeadLoss.apply(hidden_ND, head_VD, *options))  # type: ignore[no-untyped-call]
 
 
@@ -86,6 +98,7 @@ class _HeadLoss(torch.autograd.Function):
         teacher_head_VE: Tensor | None,
         chunk: int,
         head_learns: bool,
+        softcaps: Softcaps,
     ) -> tuple[Tensor, Tensor, Tensor]:
         count = len(hidden_ND)
         accumulate = torch.promote_types(head_VD.dtype, torch.float32)
@@ -98,7 +111,7 @@ class _HeadLoss(torch.autograd.Function):
             teacher_CV = None
             if teacher_NE is not None and teacher_head_VE is not None:
                 teacher_CV = teacher_NE[part] @ teacher_head_VE.T
-            totals += _in_blocks(student_CV, teacher_CV, labels_N[part], objective, 1 / count)
+            totals += _in_blocks(student_CV, teacher_CV, labels_N[part], objective, softcaps, 1 / count)
             torch.mm(student_CV, head_VD, out=grad_hidden_ND[part])
             if head_learns:
                 product_VD = student_CV.T @ hidden_ND[part]
@@ -121,11 +134,16 @@ class _HeadLoss(torch.autograd.Function):
         if factor.item() != 1:
             grad_hidden_ND = grad_hidden_ND * factor.to(grad_hidden_ND.dtype)
             grad_head_VD = None if grad_head_VD is None else grad_head_VD * factor.to(grad_head_VD.dtype)
-        return grad_hidden_ND, grad_head_VD, None, None, None, None, None, None
+        return grad_hidden_ND, grad_head_VD, *[None] * 7
 
 
 def _in_blocks(
-    student_CV: Tensor, teacher_CV: Tensor | None, labels_C: Tensor, objective: Objective, scale: float
+    student_CV: Tensor,
+    teacher_CV: Tensor | None,
+    labels_C: Tensor,
+    objective: Objective,
+    softcaps: Softcaps,
+    scale: float,
 ) -> Tensor:
     """Sums of divergence and cross-entropy [2]; replaces the student's logits by ``scale`` times their gradient."""
     rows = len(student_CV)
@@ -134,12 +152,22 @@ def _in_blocks(
     totals = torch.zeros(2, dtype=torch.float64, device=student_CV.device)
     for start in range(0, len(student_CV), rows):
         block = slice(start, start + rows)
-        teacher_RV = None if teacher_CV is None else teacher_CV[block]
-        distance_R, cross_R, grad_RV = _losses(student_CV[block], teacher_RV, labels_C[block], objective)
+        student_RV = _capped(student_CV[block], softcaps.student)
+        teacher_RV = None if teacher_CV is None else _capped(teacher_CV[block], softcaps.teacher)
+        distance_R, cross_R, grad_RV = _losses(student_RV, teacher_RV, labels_C[block], objective)
+        if softcaps.student:
+            grad_RV.mul_(1 - (student_RV / softcaps.student).square())
         totals[0] += distance_R.sum(dtype=torch.float64)
         totals[1] += cross_R.sum(dtype=torch.float64)
         student_CV[block] = grad_RV.mul_(scale)
     return totals
+
+
+def _capped(logits_RV: Tensor, cap: float | None) -> Tensor:
+    if not cap:
+        return logits_RV
+    wide = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32))
+    return torch.tanh(wide / cap).mul_(cap)
 
 
 def _losses(

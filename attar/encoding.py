@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from math import gcd
 from typing import Any
 
-from attar.architecture import LAYERS, linears, shared_inputs
+from attar.architecture import family, linears, shared_inputs, transposed
 from attar.errors import BadInput
 from attar.facts import BITS, ModelFacts
 
@@ -32,7 +32,8 @@ def packed_facts(
         bits_of: pattern of module names, as in a shell → other bits for them (:func:`choose_bits`).
 
     Raises:
-        BadInput: already quantized; bits not supported; a group size or a width that does not fit.
+        BadInput: already quantized; bits not supported; a group size or a width that does not fit; a family that no
+            reader would open.
     """
     if facts.quantization is not None:
         found = facts.quantization
@@ -41,14 +42,18 @@ def packed_facts(
             "quantize a dense model, so put this stage before the one that quantizes"
         )
     chosen = choose_bits(facts, stage, bits, bits_of or {})
+    if transposed(facts.config) and not symmetric:
+        raise BadInput(
+            f"{stage}: a packed {facts.config['model_type']} is opened by GPTQModel's own loader alone (transformers "
+            "initializes its Conv1D anew), and that wants symmetric grids; set symmetric=true"
+        )
     shapes = linears(facts.config)
     widths = {columns for _, columns in shapes.values()}
     fitting = [size for size in GROUP_SIZES if all(width % size == 0 for width in widths)]
     possible = f"sizes that fit: {', '.join(map(str, fitting))}"
     if group_size not in GROUP_SIZES:
         raise BadInput(f"{stage}: group_size={group_size} is not one that readers of the format know; {possible}")
-    for module, width in chosen.items():
-        name = module.removeprefix(f"{LAYERS}.").partition(".")[2]
+    for (_, name), width in chosen.items():
         rows, columns = shapes[name]
         if columns % group_size:
             raise BadInput(
@@ -67,11 +72,11 @@ def packed_facts(
     return facts.changed(quantization_config=config, dtype="bfloat16")
 
 
-def choose_bits(facts: ModelFacts, stage: str, bits: int, bits_of: Mapping[str, int]) -> dict[str, int]:
-    """Full module name → bits, for every linear of the layers; the first pattern that matches a module decides.
+def choose_bits(facts: ModelFacts, stage: str, bits: int, bits_of: Mapping[str, int]) -> dict[tuple[int, str], int]:
+    """Layer and name within it → bits, for every linear of the layers; the first pattern that matches one decides.
 
-    A pattern is matched against the module's name without its beginning ``model.``, such as
-    ``layers.3.mlp.down_proj``; ``*`` and ``?`` stand for any text and any letter.
+    A pattern is matched against ``layers.N.NAME``, such as ``layers.3.mlp.down_proj``, whatever the family calls its
+    list of layers; ``*`` and ``?`` stand for any text and any letter.
 
     Raises:
         BadInput: bits not supported; a pattern that matches nothing; linears that share their input and that
@@ -80,16 +85,15 @@ def choose_bits(facts: ModelFacts, stage: str, bits: int, bits_of: Mapping[str, 
     for number in (bits, *bits_of.values()):
         if number not in BITS:
             raise BadInput(f"{stage}: bits={number} is not supported; possible: {', '.join(map(str, BITS))}")
-    chosen: dict[str, int] = {}
+    chosen: dict[tuple[int, str], int] = {}
     unused = set(bits_of)
     for index in range(facts.layers):
         for name in linears(facts.config):
-            module = f"{LAYERS}.{index}.{name}"
-            fitting = [pattern for pattern in bits_of if fnmatchcase(module.removeprefix("model."), pattern)]
+            fitting = [pattern for pattern in bits_of if fnmatchcase(f"layers.{index}.{name}", pattern)]
             unused -= set(fitting)
-            chosen[module] = bits_of[fitting[0]] if fitting else bits
+            chosen[index, name] = bits_of[fitting[0]] if fitting else bits
         for names in shared_inputs(facts.config):
-            found = {name: chosen[f"{LAYERS}.{index}.{name}"] for name in names}
+            found = {name: chosen[index, name] for name in names}
             if len(set(found.values())) > 1:
                 raise BadInput(
                     f"{stage}: in layer {index}, bits_of gives {', '.join(f'{n} {b} bits' for n, b in found.items())}; "
@@ -105,22 +109,22 @@ def choose_bits(facts: ModelFacts, stage: str, bits: int, bits_of: Mapping[str, 
     return chosen
 
 
-def _rules(facts: ModelFacts, bits: int, chosen: Mapping[str, int]) -> dict[str, dict[str, int]]:
+def _rules(facts: ModelFacts, bits: int, chosen: Mapping[tuple[int, str], int]) -> dict[str, dict[str, int]]:
     """``dynamic`` as GPTQModel, vLLM and SGLang read it: regular expression → what differs for the modules it matches.
 
     The expressions also match the names under which servers merge linears that share an input.
     """
     rules: dict[str, dict[str, int]] = {}
+    start = re.escape(f"{family(facts.config).layers}.")
     for names in shared_inputs(facts.config):
         for other in sorted(set(BITS) - {bits}):
-            layers = [str(i) for i in range(facts.layers) if chosen[f"{LAYERS}.{i}.{names[0]}"] == other]
+            layers = [str(i) for i in range(facts.layers) if chosen[i, names[0]] == other]
             if not layers:
                 continue
-            parent, _, first = names[0].rpartition(".")
+            parent, dot, first = names[0].rpartition(".")  # OPT's FFN has no parent within the layer
             leaves = [name.rpartition(".")[2] for name in names] + ([FUSED[first]] if first in FUSED else [])
             where = r"\d+" if len(layers) == facts.layers else f"(?:{'|'.join(layers)})"
-            prefix = re.escape(f"{LAYERS}.")
-            rules[f"^{prefix}{where}\\.{re.escape(parent)}\\.(?:{'|'.join(leaves)})$"] = {"bits": other}
+            rules[f"^{start}{where}\\.{re.escape(parent + dot)}(?:{'|'.join(leaves)})$"] = {"bits": other}
     return rules
 
 

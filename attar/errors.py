@@ -54,3 +54,9 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     options = sorted(choices)
     close = get_close_matches(word, options, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"possible: {', '.join(options)}"
+
+
+def first_line(error: Exception) -> str:
+    """A library's error, short enough to stand inside a sentence of ours."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -10,7 +10,7 @@ from attar import architecture
 from attar.errors import BadInput
 
 Part = Literal["embeddings", "body", "head", "rest"]
-BYTES = {"F64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I8": 1, "U8": 1}
+BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 BITS = (2, 3, 4, 8)  # of a packed weight
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
@@ -69,32 +69,36 @@ class ModelFacts:
         return str(self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16")
 
     @property
+    def numbers(self) -> architecture.Numbers:
+        return architecture.numbers(self.config)
+
+    @property
     def hidden(self) -> int:
-        return int(self.config["hidden_size"])
+        return self.numbers.hidden
 
     @property
     def layers(self) -> int:
-        return int(self.config["num_hidden_layers"])
+        return self.numbers.layers
 
     @property
     def heads(self) -> int:
-        return int(self.config["num_attention_heads"])
+        return self.numbers.heads
 
     @property
     def kv_heads(self) -> int:
-        return architecture.kv_heads(self.config)
+        return self.numbers.kv_heads
 
     @property
     def head_dim(self) -> int:
-        return architecture.head_dim(self.config)
+        return self.numbers.head_dim
 
     @property
     def ffn(self) -> int:
-        return int(self.config["intermediate_size"])
+        return self.numbers.ffn
 
     @property
     def vocabulary(self) -> int:
-        return int(self.config["vocab_size"])
+        return self.numbers.vocabulary
 
     @property
     def quantization(self) -> Quantization | None:
@@ -124,7 +128,7 @@ class ModelFacts:
         if self.quantization is None:
             return {}
         return {
-            f"{architecture.LAYERS}.{i}.{name}": shape
+            architecture.layer(self.config, i) + name: shape
             for i in range(self.layers)
             for name, shape in architecture.linears(self.config).items()
         }
@@ -132,7 +136,7 @@ class ModelFacts:
     def tensors(self) -> dict[str, TensorFact]:
         """Every tensor the checkpoint's files hold, by name."""
         dense = DTYPES[self.dtype]
-        facts = {n: TensorFact(s, dense, part(n)) for n, s in architecture.tensors(self.config).items()}
+        facts = {n: TensorFact(s, dense, self.part(n)) for n, s in architecture.tensors(self.config).items()}
         q = self.quantization
         for module, (rows, columns) in self.packed_modules.items():
             assert q is not None
@@ -152,7 +156,16 @@ class ModelFacts:
     @property
     def body_parameters(self) -> int:
         """Logical parameters of the transformer's layers."""
-        return sum(prod(s) for n, s in architecture.tensors(self.config).items() if part(n) == "body")
+        return sum(prod(s) for n, s in architecture.tensors(self.config).items() if self.part(n) == "body")
+
+    def part(self, tensor: str) -> Part:
+        """Which part of the model a tensor belongs to; a learned table of positions is an embedding."""
+        family = architecture.family(self.config)
+        if tensor.startswith(family.layers + "."):
+            return "body"
+        if tensor in architecture.embeddings(self.config):
+            return "embeddings"
+        return "head" if tensor == family.head else "rest"
 
     def weight_bytes(self) -> dict[Part, int]:
         """Bytes of the stored tensors by part."""
@@ -172,7 +185,7 @@ class ModelFacts:
         for name, fact in self.tensors().items():
             module, _, leaf = name.rpartition(".")
             numbers = prod(fact.shape)
-            if q is None or module not in packed:
+            if q is None or module not in packed or leaf == "bias":
                 total += width * numbers
             elif leaf == "qweight":
                 total += numbers * 32 // q.bits_of(module) * (2 if q.bits_of(module) == 8 else 1)
@@ -189,12 +202,3 @@ class ModelFacts:
 def _only_bits(rule: Any) -> bool:
     """A rule of ``dynamic`` that gives modules other bits and nothing else."""
     return isinstance(rule, dict) and set(rule) == {"bits"} and rule["bits"] in BITS
-
-
-def part(tensor: str) -> Part:
-    """Which part of the model a tensor belongs to."""
-    if tensor.startswith(architecture.LAYERS + "."):
-        return "body"
-    if tensor == architecture.EMBEDDING:
-        return "embeddings"
-    return "head" if tensor == architecture.HEAD else "rest"

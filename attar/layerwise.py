@@ -41,14 +41,20 @@ def quantize_layers(
             found[name] = (codes, grid)
         for name, (codes, grid) in found.items():
             _put(layer.module, name, codes, grid, torch.float32)  # exact, for the probe
-        weights = {f"{layer.prefix}{name}.weight" for name in found}
-        for full in architecture.tensors(stream.source.facts.config):
-            if full.startswith(layer.prefix) and full not in weights:
-                out.tensor(full, stream.source.tensor(full))
+        weights = {f"{name}.weight" for name in found}
+        for name in architecture.axes_of_layer(stream.config):
+            if name not in weights:
+                out.tensor(layer.prefix + name, stream.source.tensor(layer.prefix + name))
         progress(layer.index + 1, len(stream), "layers")
     for name, tensor in stream.rest():
         out.tensor(name, tensor)
     out.probe(stream.logits())
+
+
+def weight_of(stream: LayerStream, layer: StreamedLayer, name: str) -> torch.Tensor:
+    """The weight of a linear as [out, in] in fp32, however the family stores it."""
+    weight = stream.source.tensor(f"{layer.prefix}{name}.weight").to(stream.device, torch.float32)
+    return weight.t().contiguous() if name in architecture.transposed(stream.config) else weight
 
 
 def _put(layer: nn.Module, name: str, codes: torch.Tensor, grid: Grid, dtype: torch.dtype) -> None:

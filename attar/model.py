@@ -1,5 +1,6 @@
 """A model on disk, seen lazily: facts and single tensors without loading it, the whole module when asked."""
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,10 @@ class Model:
         return path
 
     @cached_property
-    def _files(self) -> dict[str, Path]:
-        return weight_files(self.folder)
+    def _files(self) -> dict[str, tuple[Path, str]]:
+        """Name → the file that holds the tensor, and what that file calls it."""
+        config = self.facts.config
+        return {architecture.canonical(config, n): (path, n) for n, path in weight_files(self.folder).items()}
 
     @property
     def names(self) -> list[str]:
@@ -47,35 +50,38 @@ class Model:
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor as stored."""
-        with safe_open(self._files[name], framework="pt") as file:
-            tensor: torch.Tensor = file.get_tensor(name)
+        path, stored = self._files[name]
+        with safe_open(path, framework="pt") as file:
+            tensor: torch.Tensor = file.get_tensor(stored)
             return tensor
 
     def hf_config(self) -> Any:
         """The transformers config without its quantization part (packed linears are ours)."""
-        config = {k: v for k, v in self.facts.config.items() if k != "quantization_config"}
-        return AutoConfig.for_model(**config)
+        return hf_config(self.facts.config)
 
     def materialize(self, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
         """The whole model in evaluation mode; packed linears become :class:`PackedLinear`.
 
         Dense tensors are cast to ``dtype``; integers and scales stay as they are stored.
         """
+        config = self.facts.config
         model = skeleton(self.hf_config(), dtype)
         packed = self.facts.packed_modules
         dense = {
-            n: self.tensor(n).to(device, dtype) for n in architecture.tensors(self.facts.config) if n in self._files
+            architecture.parameter(config, n): self.tensor(n).to(device, dtype)
+            for n in architecture.tensors(config)
+            if n in self._files
         }
         for name in packed:
             _replace(model, name, self._packed(name, dtype).to(device))
         missing, unexpected = model.load_state_dict(dense, strict=False, assign=True)
         expected_gaps = {f"{name}.{leaf}" for name in packed for leaf in model.get_submodule(name).state_dict()}
-        absent = set(missing) - expected_gaps - {architecture.HEAD}
+        absent = set(missing) - expected_gaps - ({architecture.PARAMETER} if architecture.tied(config) else set())
         if absent or unexpected:
             raise BadInput(f"{self.folder}: tensors do not fit the config: {sorted(absent | set(unexpected))[:3]}")
-        if self.facts.config.get("tie_word_embeddings"):
+        if architecture.tied(config):
             model.tie_weights()
-        _materialize_buffers(model, device)
+        materialize_buffers(model, device)
         model.eval()
         return model  # type: ignore[no-any-return]
 
@@ -95,6 +101,17 @@ class Model:
         )
 
 
+def hf_config(config: Mapping[str, Any]) -> Any:
+    """The transformers config of ``config.json`` without its quantization part."""
+    return AutoConfig.for_model(**{k: v for k, v in config.items() if k != "quantization_config"})
+
+
+def softcap(model: nn.Module | None) -> float | None:
+    """Logits of the model are ``cap · tanh(logits / cap)`` of its head's, where its config says so (Gemma 2)."""
+    cap = getattr(getattr(model, "config", None), "final_logit_softcapping", None)
+    return float(cap) if cap else None
+
+
 def skeleton(config: Any, dtype: torch.dtype) -> Any:
     """A transformers model of this config without memory for its weights."""
     with torch.device("meta"):
@@ -106,8 +123,33 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), leaf, module)
 
 
-def _materialize_buffers(model: nn.Module, device: str) -> None:
-    """Rotary tables are not in any file: build each rotary module anew where the skeleton had none."""
+def keep_layers(model: nn.Module, config: Mapping[str, Any], kept: Sequence[int]) -> None:
+    """Take all other layers out of a model, in place.
+
+    Args:
+        config: what the result's config will be (``architecture.with_layers``).
+        kept: indices, rising.
+    """
+    family = architecture.family(config)
+    layers = model.get_submodule(family.layers)
+    assert isinstance(layers, nn.ModuleList)
+    chosen = nn.ModuleList(layers[i] for i in kept)
+    _replace(model, family.layers, chosen)
+    for index, layer in enumerate(chosen):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index  # type: ignore[assignment]
+    setattr(model.config, family.keys.layers, len(chosen))
+    if "layer_types" in config:
+        model.config.layer_types = list(config["layer_types"])  # type: ignore[union-attr]
+
+
+def materialize_buffers(model: nn.Module, device: str) -> None:
+    """What no file holds: rotary tables, built anew, and the factor of Gemma's embedding."""
     for name, module in list(model.named_modules()):
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+        if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            continue
+        if isinstance(module, nn.Embedding):
+            module.embed_scale = torch.tensor(module.scalar_embed_scale, device=device)
+        else:
             _replace(model, name, type(module)(config=module.config).to(device))

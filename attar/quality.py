@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from attar.model import softcap
+
 CHUNK = 128  # tokens whose logits are in memory at once
 BATCH_TOKENS = 4096
 
@@ -33,10 +35,11 @@ class TextQuality:
 
 @dataclass(frozen=True)
 class Reference:
-    """What remains of the origin: last hidden states [n, t, H] and its head [V, H]."""
+    """What remains of the origin: last hidden states [n, t, H], its head [V, H], the cap of its logits."""
 
     hidden_NTH: torch.Tensor
     head_VH: torch.Tensor
+    softcap: float | None = None
 
 
 @torch.no_grad()
@@ -64,7 +67,7 @@ def measure_text(
     ``reference`` None means that the model is the origin itself: KL 0, agreement 1.
     """
     hidden_NTH = last_hidden(model, ids_NT, progress)
-    head_VH = model.get_output_embeddings().weight  # type: ignore[operator]
+    head_VH, cap = model.get_output_embeddings().weight, softcap(model)  # type: ignore[operator]
     device = head_VH.device
     h = hidden_NTH[:, :-1].flatten(0, 1)
     r = reference.hidden_NTH[:, :-1].flatten(0, 1) if reference else None
@@ -72,11 +75,10 @@ def measure_text(
     nats = kl = agreed = 0.0
     for start in range(0, len(h), CHUNK):
         piece = slice(start, start + CHUNK)
-        p = functional.log_softmax(functional.linear(h[piece].to(device), head_VH).float(), dim=-1)
+        p = _log_probabilities(h[piece].to(device), head_VH, cap)
         nats -= float(p.gather(1, targets[piece, None].to(device)).double().sum())
         if r is not None and reference is not None:
-            q = functional.linear(r[piece].to(device), reference.head_VH).float()
-            q = functional.log_softmax(q, dim=-1)
+            q = _log_probabilities(r[piece].to(device), reference.head_VH, reference.softcap)
             kl += float(functional.kl_div(p, q, reduction="none", log_target=True).sum(-1).double().sum())
             agreed += float((p.argmax(-1) == q.argmax(-1)).sum())
     count = targets.numel()
@@ -88,3 +90,10 @@ def measure_text(
         agreement=agreed / count if reference else 1.0,
     )
     return quality, hidden_NTH
+
+
+def _log_probabilities(hidden_CH: torch.Tensor, head_VH: torch.Tensor, cap: float | None) -> torch.Tensor:
+    logits_CV = functional.linear(hidden_CH, head_VH).float()
+    if cap:
+        logits_CV = torch.tanh(logits_CV / cap) * cap
+    return functional.log_softmax(logits_CV, dim=-1)

@@ -79,6 +79,13 @@ class Store:
         folder.mkdir(parents=True)
         return folder
 
+    def sweep(self) -> None:
+        """Remove the drafts of processes that were killed: those whose fingerprint nobody holds the lock of."""
+        for draft in self.root.glob("tmp/*"):
+            with self.lock(draft.name.rpartition("-")[2], wait=False) as held:
+                if held:
+                    shutil.rmtree(draft, ignore_errors=True)
+
     def commit(self, kind: Kind, fingerprint: str, draft: Path, manifest: dict[str, Any]) -> Artifact:
         """Hash every file, write the manifest and rename the draft into place, atomically."""
         files = {
@@ -104,13 +111,20 @@ class Store:
         return self.root / "state" / fingerprint
 
     @contextmanager
-    def lock(self, fingerprint: str) -> Iterator[None]:
-        """Hold the fingerprint's lock: two runs that need one artifact compute it once. Freed by the kernel."""
+    def lock(self, fingerprint: str, wait: bool = True) -> Iterator[bool]:
+        """Hold the fingerprint's lock: two runs that need one artifact compute it once. Freed by the kernel.
+
+        Yields whether it is held, which without ``wait`` it may not be.
+        """
         path = self.root / "locks" / fingerprint
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     def require_writable(self) -> None:
         """Raise :class:`BadInput` if nothing can be stored here."""

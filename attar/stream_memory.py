@@ -2,6 +2,7 @@
 
 from math import prod
 
+from attar.architecture import family, linears
 from attar.facts import ModelFacts
 
 BATCH_TOKENS = 2048  # tokens in one pass through a layer: enough for full matmul speed, and activations stay in a cache
@@ -19,12 +20,16 @@ def stream_memory(facts: ModelFacts, tokens: int, solving: int) -> int:
         tokens: of all windows together; 0 where no text runs through the model.
         solving: bytes that the body of the loop takes while the batches wait.
     """
+    known = family(facts.config)
+    fused = {linear.outputs[0] for linear in known.flat if len(linear.outputs) > 1}
     hidden = WIDTH * tokens * facts.hidden
-    heads = facts.heads * facts.head_dim
-    at_attention = hidden + WIDTH * tokens * 2 * (heads + facts.kv_heads * facts.head_dim)  # norm; q, k, v; mixed
-    at_ffn = 2 * hidden + WIDTH * tokens * facts.ffn  # residual, norm; the product of gate and up
-    passing = min(tokens, BATCH_TOKENS) * (3 * WIDTH + 4) * facts.ffn  # gate, up and product, which in fp32 as well
-    hessian = 4 * facts.ffn**2 if tokens else 0
+    heads = (facts.heads + facts.kv_heads) * facts.head_dim
+    # The output of a fused projection stays as long as a part of it is needed.
+    at_attention = hidden + WIDTH * tokens * heads * (3 if "query" in fused else 2)  # norm; q, k, v; mixed
+    at_ffn = 2 * hidden + WIDTH * tokens * facts.ffn * (3 if "ffn" in fused else 1)  # residual, norm; what goes down
+    wide = 3 if known.gated else 2  # gate, up and product; or what comes up, and behind its activation
+    passing = min(tokens, BATCH_TOKENS) * (wide * WIDTH + 4) * facts.ffn  # what goes down in fp32 as well
+    hessian = 4 * max(columns for _, columns in linears(facts.config).values()) ** 2 if tokens else 0
     layer = facts.body_parameters // facts.layers
     largest = max(prod(fact.shape) for fact in facts.tensors().values())
     return max(

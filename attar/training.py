@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attar.attention import quick_attention
-from attar.divergence import HeadLoss, Objective, head_loss
+from attar.divergence import HeadLoss, Objective, Softcaps, head_loss
 from attar.errors import BadInput, Cancelled, ProofFailed
+from attar.model import softcap
 from attar.optimizer import MasterAdamW
 from attar.training_settings import TrainingSettings
 
@@ -83,7 +84,7 @@ def train(
     """Train, in place, every parameter of ``student`` that requires a gradient; at the end they are fp32.
 
     Args:
-        student: a causal language model of transformers (``.model`` gives hidden states, ``.lm_head`` is linear).
+        student: a causal language model of transformers.
         teacher: the same kind with the same vocabulary; not needed, and not asked, when ``alpha`` is 0.
         windows: token ids [n, length]; read in a new order every epoch, as often as the budget needs.
         settings: budget, schedule, loss.
@@ -136,7 +137,9 @@ def loss_of(student: nn.Module, teacher: nn.Module | None, ids_BT: Tensor, setti
         with torch.no_grad():
             teacher_NE = _last_hidden(teacher, ids_BT)
         teacher_head_VE = _head(teacher).detach()
-    return head_loss(_last_hidden(student, ids_BT), _head(student), labels_N, objective, teacher_NE, teacher_head_VE)
+    caps = Softcaps(softcap(student), softcap(teacher))
+    hidden_ND = _last_hidden(student, ids_BT)
+    return head_loss(hidden_ND, _head(student), labels_N, objective, teacher_NE, teacher_head_VE, softcaps=caps)
 
 
 def batch(windows: npt.NDArray[np.int64], size: int, seed: int, step: int) -> npt.NDArray[np.int64]:
@@ -189,14 +192,14 @@ def _require_same_tokens(student: "Model", teacher: "Model") -> None:
 
 def _last_hidden(model: nn.Module, ids_BT: Tensor) -> Tensor:
     """Hidden states after the final norm of all tokens that have a next one, [batch · (tokens − 1), width]."""
-    body: Any = model.model
+    body: Any = model.base_model
     hidden: Tensor = body(input_ids=ids_BT, use_cache=False).last_hidden_state
     return hidden[:, :-1].flatten(0, 1)
 
 
 def _head(model: nn.Module) -> Tensor:
-    head: Any = model.lm_head
-    weight: Tensor = head.weight
+    body: Any = model
+    weight: Tensor = body.get_output_embeddings().weight
     return weight
 
 
@@ -210,9 +213,9 @@ def _kind(name: str) -> str:
     """Parameters that play the same part and learn at the same rate."""
     if name.endswith((".scales", ".bias")):
         return name.rpartition(".")[2]
-    if "norm" in name:
+    if "norm" in name or ".ln_" in name:
         return "norms"
-    return "embedding" if "embed" in name or name.startswith("lm_head") else "weights"
+    return "embedding" if any(part in name for part in ("embed", "lm_head", ".wte.", ".wpe.")) else "weights"
 
 
 def _report(

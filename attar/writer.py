@@ -3,11 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from attar import probe
+from attar import architecture, probe
 from attar.checkpoint import TOKENIZER_FILES
 from attar.errors import ProofFailed
 from attar.facts import ModelFacts
@@ -29,6 +30,7 @@ class Writer:
         self.tokenizer_from = tokenizer_from
         self.expected = facts.tensors()
         self.probe_logits: torch.Tensor | None = None
+        self.notes: dict[str, Any] = {}  # what the stage found out about its result, for the manifest
         self._shards = Shards(folder, self.expected)
 
     def tensor(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -64,17 +66,28 @@ class Writer:
         for name, fact in self.expected.items():
             owner, _, leaf = name.rpartition(".")
             holder = modules.get(owner)
+            held = architecture.parameter(self.facts.config, name)
             if isinstance(holder, PackedLinear):
                 self.tensor(name, holder.to_tensors()[leaf])
-            elif name in dense:
-                self.tensor(name, dense[name])
-                dense[name].data = dense[name].data.to(_TORCH[fact.dtype])  # the reference is what was stored
+            elif held in dense:
+                self.tensor(name, dense[held])
+                dense[held].data = dense[held].data.to(_TORCH[fact.dtype])  # the reference is what was stored
         for holder in modules.values():
             if isinstance(holder, PackedLinear):
                 holder.scales.data = holder.scales.data.half().float()
                 if holder.bias is not None:
                     holder.bias.data = holder.bias.data.to(torch.bfloat16)
         self.probe(probe.logits(model.float().eval(), self.facts.vocabulary))
+
+    def settle(self, facts: ModelFacts) -> None:
+        """Save the config of ``facts``: for what only the data could decide. The promised tensors stay as they are."""
+        if facts.tensors() != self.expected:
+            raise ProofFailed("the stage settled on a config whose tensors are not those that its plan promised")
+        self.facts = facts
+
+    def note(self, name: str, value: Any) -> None:
+        """Record a finding (plain JSON) in the manifest, such as which layers went."""
+        self.notes[name] = value
 
     def probe(self, logits: torch.Tensor) -> None:
         """fp32 logits [64, vocabulary] on the probe tokens, of what the stage holds in memory."""

@@ -18,6 +18,8 @@ def warnings(steps: Sequence["Step"], machine: Machine) -> list[str]:
     """All warnings, in the order of the steps."""
     found: list[str] = []
     for before, step in pairwise(steps):
+        if step.stage is not None:
+            found += [f"{step.label} {text}" for text in step.stage.warnings(before.facts)]
         found += _pruning(before, step, steps[step.index + 1 :])
         found += _student(before, step, steps[0])
     return found + _memory(steps, machine)

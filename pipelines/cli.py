@@ -56,8 +56,8 @@ def run(
     track: Annotated[bool, typer.Option(help="record the run in MLflow")] = True,
 ) -> None:
     """Run a recipe. What the store has already is not computed again; after a crash, run the same command again."""
-    from pipelines import progress, tables
-    from pipelines.embedded import configure, end_orphans
+    from pipelines import prefect_server, progress, tables
+    from pipelines.embedded import configure
     from pipelines.report import Report
 
     parsed, place = _open(recipe, overrides, home)
@@ -72,9 +72,9 @@ def run(
     for text in plan.warnings:
         console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
     configure(place)
-    end_orphans()
     name = place.new_run(parsed.name)
     folder = place.runs / name
+    prefect_server.start(place)
     with progress.shown(folder, console):
         from pipelines.flow import compress
 
@@ -226,7 +226,11 @@ def _open(recipe: Path, overrides: list[str] | None, home: Path | None) -> "tupl
 
 def _plan(recipe: "Recipe", home: "Home", complete: bool, console: "Console") -> Any:
     """Make the plan, with a line that moves while models are converted and texts extracted."""
+    from pipelines.child import QUIET
     from pipelines.plan import make_plan
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
 
     with console.status("planning") as status:
 

@@ -7,12 +7,8 @@ import logging
 import os
 import sys
 
-import psutil
-
 from pipelines.home import Home
-from pipelines.process import alive, this_process
 
-OWNER = "ATTAR_PROCESS"  # tells whose Prefect server a process is
 QUIET_LOGGERS = ("mlflow", "alembic", "prefect", "httpx", "matplotlib", "git")
 
 
@@ -42,26 +38,9 @@ def configure(home: Home) -> None:
         }
     for name, value in environment.items():
         os.environ.setdefault(name, value)
-    os.environ[OWNER] = this_process()
     if not sys.warnoptions:
         import warnings
 
         warnings.simplefilter("ignore")
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def end_orphans() -> int:
-    """End the embedded Prefect servers of runs that were killed outright; returns how many there were."""
-    ended = 0
-    for process in psutil.process_iter(["cmdline"]):
-        try:
-            if not any(word.startswith("prefect.server") for word in process.info["cmdline"] or ()):
-                continue
-            owner = process.environ().get(OWNER)
-            if owner is not None and not alive(owner):
-                process.terminate()
-                ended += 1
-        except psutil.Error:  # it ended meanwhile, or is somebody else's
-            continue
-    return ended

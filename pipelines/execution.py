@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from attar.errors import StageFailed
+from attar.errors import StageFailed, first_line
 from attar.events import Event
 from attar.store import Kind
 from pipelines import plot, report
@@ -152,9 +152,9 @@ class Execution:
             if self.rows:
                 files += report.save(made, self.folder)
                 files.append(plot.pareto(made, self.folder / "pareto.png"))
-        except OSError as error:  # a full disk must not hide what happened before it
+        except Exception as error:  # a full disk, or a plot that cannot be drawn, must not hide what happened before
             if status == "finished":
-                raise StageFailed(f"the report cannot be written to {self.folder} ({error.strerror})") from None
+                raise StageFailed(f"the report cannot be written to {self.folder} ({first_line(error)})") from error
         manifest = Path(self.rows[-1].folder) / "manifest.json" if self.rows else None
         if manifest is not None and manifest.is_file():
             files.append(manifest)

@@ -74,6 +74,7 @@ def compress(
     journal = Journal(folder, open_tracker(parsed, place, folder, track))
     execution: Execution | None = None
     try:
+        place.store.sweep()
         plan = make_plan(parsed, place, complete=True)
         execution = Execution(plan, run, journal)
         execution.begin(flow_run=str(runtime.flow_run.id or ""))

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from attar.errors import first_line
+
 Record = dict[str, Any]
 JOURNAL = "journal.jsonl"
 SENT = "journal.sent"
@@ -60,7 +62,7 @@ class Journal:
             self.tracker.send(record)
         except Exception as error:  # whatever a tracking server does, the work goes on
             self.tracker = None
-            text = f"tracking stopped ({_first_line(error)}); the run goes on, and attar sync sends its journal later"
+            text = f"tracking stopped ({first_line(error)}); the run goes on, and attar sync sends its journal later"
             self.write("warning", step=None, text=text)
             return
         except BaseException:  # interrupted in the middle: sync begins again at this very record
@@ -143,8 +145,3 @@ def replay(folder: Path, tracker: Tracker) -> int:
 
 def _cancelled(error: BaseException) -> bool:
     return getattr(error, "exit_code", None) == 130
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -14,6 +14,7 @@ from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME, MLFLOW_USER
 
+from pipelines.chain import spelled
 from pipelines.home import Home
 from pipelines.journal import Record
 from pipelines.process import alive
@@ -38,13 +39,23 @@ class MlflowTracker:
         except (OSError, ValueError, KeyError):
             self.runs = {}
         self.process = ""  # of the run, which may be long gone when its journal is sent
-        close_dead(self.client, self.experiment)
+        self.close_dead()
 
     def send(self, record: Record) -> None:
         """Pass on one record; unknown kinds concern other readers."""
         handler = getattr(self, f"_{record['kind'].replace('-', '_')}", None)
         if handler is not None:
             handler(record)
+
+    def close_dead(self) -> None:
+        """Mark RUNNING runs whose process is gone as KILLED."""
+        running = self.client.search_runs([self.experiment], "attributes.status = 'RUNNING'", max_results=1000)
+        for run in running:
+            process = run.data.tags.get(PROCESS)
+            if process is not None and not alive(process):
+                text = "the process died; running the recipe again goes on from there"
+                self.client.set_tag(run.info.run_id, "attar.error", text)
+                self.client.set_terminated(run.info.run_id, "KILLED")
 
     def _experiment(self, home: Home, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -66,7 +77,7 @@ class MlflowTracker:
         }
         run = self._create("parent", record["run"], record["time"], tags)
         flat = {key: value for key, value in recipe.items() if key not in ("stages", "track")}
-        flat["stages"] = " → ".join(entry["stage"] for entry in recipe["stages"])
+        flat["stages"] = spelled(recipe["stages"])
         self._params(run, flatten(flat) | flatten({"machine": record["machine"]}))
 
     def _step(self, record: Record) -> None:
@@ -168,13 +179,3 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, entry in value.items():
         flat |= flatten(entry, f"{prefix}{key}.") if isinstance(entry, dict) else {f"{prefix}{key}": entry}
     return flat
-
-
-def close_dead(client: MlflowClient, experiment: str) -> int:
-    """Mark RUNNING runs whose process is gone as KILLED; returns how many there were."""
-    running = client.search_runs([experiment], "attributes.status = 'RUNNING'", max_results=1000)
-    dead = [run for run in running if PROCESS in run.data.tags and not alive(run.data.tags[PROCESS])]
-    for run in dead:
-        client.set_terminated(run.info.run_id, "KILLED")
-        client.set_tag(run.info.run_id, "attar.error", "the process died; running the recipe again goes on from there")
-    return len(dead)

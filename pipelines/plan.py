@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from attar import machine as hardware
+from attar.architecture import require_length
 from attar.data import Corpus, open_corpus
 from attar.errors import BadInput
 from attar.facts import ModelFacts
 from attar.store import Store
+from attar.suite import Suite
 from pipelines import advice
+from pipelines.chain import Link
 from pipelines.child import Watch
 from pipelines.estimate import Estimate, estimate_measure, estimate_stage
 from pipelines.home import Home
@@ -42,6 +45,18 @@ class Step:
     @property
     def label(self) -> str:
         return f"{self.index} {self.name}"
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """What pruning changes: the numbers of the model that comes out."""
+        facts = self.facts
+        return {
+            "layers": facts.layers,
+            "hidden": facts.hidden,
+            "ffn": facts.ffn,
+            "heads": facts.heads,
+            "kv_heads": facts.kv_heads,
+        }
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,7 @@ class Plan:
                     "cached": step.cached,
                     "measured": step.measured,
                     "parameters": step.facts.parameters,
+                    "shape": step.shape,
                     "bytes": step.facts.bytes,
                     "compression_ratio": self.ratio(step),
                     "memory_bytes": max(step.work.memory, step.measuring.memory),
@@ -104,46 +120,67 @@ def make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch = lambda 
         watch: hears of slow preparations (conversion of a model, extraction of the embedded text).
 
     Raises:
-        BadInput: the first thing that cannot work, before anything is computed.
+        BadInput: the first thing that cannot work, before anything is computed or any weights are downloaded.
     """
+    if complete:
+        _require_disk(_make_plan(recipe, home, False, watch))
+    plan = _make_plan(recipe, home, complete, watch)
+    if plan.origin.facts.stored:
+        _require_disk(plan)
+    return plan
+
+
+def _require_disk(plan: Plan) -> None:
+    free = hardware.free_disk(plan.home.root)
+    if plan.disk > free:
+        raise BadInput(
+            f"the steps to run write up to {plan.disk / 1e9:,.1f} GB, and {plan.home.root} has {free / 1e9:,.1f} GB "
+            "free; make room, or choose another folder with --home"
+        )
+
+
+def _make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch) -> Plan:
     machine = resolve_machine(recipe.device, recipe.dtype)
     home.store.require_writable()
-    chain = recipe.parsed()
+    chain = recipe.chain()
     origin = open_model(recipe.model, recipe.task, home, complete, watch)
     if origin.facts.quantization is not None:
         raise BadInput(f"the model {recipe.model} is quantized already; start from the dense one it was made of")
-    _check_chain(chain, origin.facts)
+    _check_chain(chain, origin.facts, recipe.measure)
     corpus = open_corpus(
         recipe.data,
         home.corpus,
         progress=lambda done, total: watch({"kind": "progress", "done": done, "total": total, "unit": "files read"}),
     )
     _Data(corpus, origin).check(recipe, chain)
-    steps = _Chain(recipe, home, machine, origin, corpus).steps(chain, complete, watch)
+    made = _Chain(recipe, home, machine, origin, corpus)
+    steps = made.steps(chain, complete, watch)
     disk = _disk(steps)
-    free = hardware.free_disk(home.root)
-    warnings = [*advice.warnings(steps, machine), *_not_here(origin, disk, free)]
-    if origin.facts.stored and disk > free:
-        raise BadInput(
-            f"the steps to run write up to {disk / 1e9:,.1f} GB, and {home.root} has {free / 1e9:,.1f} GB free; "
-            "make room, or choose another folder with --home"
-        )
+    warnings = [
+        *advice.warnings(steps, machine),
+        *_not_here(origin, made.teachers, disk, hardware.free_disk(home.root)),
+    ]
     return Plan(recipe, home, machine, tuple(steps), tuple(warnings), disk)
 
 
-def _check_chain(chain: tuple[Stage, ...], facts: ModelFacts) -> None:
+def _check_chain(chain: tuple[Link, ...], facts: ModelFacts, suite: Suite) -> None:
     """Facts through all stages, before any data is read: an order that cannot work is told in milliseconds."""
-    for index, stage in enumerate(chain):
-        facts = _planned(stage, index, facts)
+    require_length(facts.config, suite.length, f"measure: length={suite.length}")
+    if suite.speed:
+        generated = f"measure: prompt={suite.prompt} with new_tokens={suite.new_tokens}"
+        require_length(facts.config, suite.prompt + suite.new_tokens, generated)
+    for link in chain:
+        facts = _planned(link, facts)
 
 
-def _planned(stage: Stage, index: int, facts: ModelFacts) -> ModelFacts:
+def _planned(link: Link, facts: ModelFacts) -> ModelFacts:
     try:
-        return stage.plan(facts)
+        for _, length in link.stage.tokens().values():
+            require_length(facts.config, length, f"{link.stage.stage}: length={length}")
+        return link.stage.plan(facts)
     except BadInput as error:
-        text = str(error)
-        where = f"stages.{index}" if text.startswith(stage.stage) else f"stages.{index}: {stage.stage}"
-        raise BadInput(f"{where}: {text}") from None
+        text, name = str(error), link.stage.stage
+        raise BadInput(f"{link.where}: {text}" if text.startswith(name) else f"{link.where}: {name}: {text}") from None
 
 
 class _Data:
@@ -153,7 +190,7 @@ class _Data:
         self.corpus = corpus
         self.origin = origin
 
-    def check(self, recipe: Recipe, chain: tuple[Stage, ...]) -> None:
+    def check(self, recipe: Recipe, chain: tuple[Link, ...]) -> None:
         from pathlib import Path
 
         tokenizer = Path(self.origin.ref.folder) / "tokenizer.json"
@@ -164,8 +201,8 @@ class _Data:
                     "(AutoTokenizer.from_pretrained(…).save_pretrained(…))"
                 )
             return  # a config alone: the tokens cannot be counted yet
-        for stage in chain:
-            for split, (count, length) in stage.tokens().items():
+        for link in chain:
+            for split, (count, length) in link.stage.tokens().items():
                 self.corpus.require(split, tokenizer, count, length)
         self.corpus.require("held-out", tokenizer, recipe.measure.windows, recipe.measure.length)
         self.corpus.require("other", tokenizer, recipe.measure.windows, recipe.measure.length)
@@ -181,12 +218,14 @@ class _Chain:
         self.machine = machine
         self.origin = origin
         self.corpus = corpus
+        self.teachers: list[Material] = []  # those that a recipe names
 
-    def steps(self, chain: tuple[Stage, ...], complete: bool, watch: Watch) -> list[Step]:
+    def steps(self, chain: tuple[Link, ...], complete: bool, watch: Watch) -> list[Step]:
         steps = [self._step(0, None, self.origin, self.origin, {})]
-        for index, stage in enumerate(chain):
+        for link in chain:
+            stage = link.stage
             source = Material("previous", steps[-1].model, steps[-1].facts)
-            teacher = self._teacher(stage, index, source, complete, watch)
+            teacher = self._teacher(link, source, complete, watch)
             inputs = {"source": source.ref.fingerprint}
             if teacher is not None:
                 inputs["teacher"] = teacher.ref.fingerprint
@@ -195,11 +234,11 @@ class _Chain:
                     inputs[f"data.{split}"] = self.corpus.fingerprint(split)
             fingerprint = stage.fingerprint(inputs, self.machine.dtype, self.recipe.seed)
             made = Material(
-                f"stages.{index}",
+                link.where,
                 ModelRef(folder=str(self.store.folder("model", fingerprint)), fingerprint=fingerprint),
-                _planned(stage, index, source.facts),
+                _planned(link, source.facts),
             )
-            steps.append(self._step(index + 1, stage, made, source, inputs, teacher))
+            steps.append(self._step(len(steps), stage, made, source, inputs, teacher))
         return steps
 
     def _step(
@@ -240,7 +279,8 @@ class _Chain:
             measuring=estimate_measure(self.recipe.measure, made.facts, self.origin.facts, self.machine),
         )
 
-    def _teacher(self, stage: Stage, index: int, source: Material, complete: bool, watch: Watch) -> Material | None:
+    def _teacher(self, link: Link, source: Material, complete: bool, watch: Watch) -> Material | None:
+        stage = link.stage
         spec = stage.teacher_spec()
         if spec is None:
             return None
@@ -250,16 +290,17 @@ class _Chain:
             teacher = source
         else:
             teacher = open_model(spec, self.recipe.task, self.home, complete, watch)
+            self.teachers.append(teacher)
         unchanged = stage.plan(source.facts).changed(dtype=None) == source.facts.changed(dtype=None)
         if teacher.ref.fingerprint == source.ref.fingerprint and unchanged and getattr(stage, "alpha", 0) == 1:
             raise BadInput(
-                f"stages.{index}: {stage.stage}: the teacher {spec} is the very model that would learn, so there is "
+                f"{link.where}: {stage.stage}: the teacher {spec} is the very model that would learn, so there is "
                 "nothing to learn at alpha=1; put the stage after one that changes the model, or lower alpha"
             )
         same = teacher.facts.tokenizer == source.facts.tokenizer
         if not same or teacher.facts.vocabulary != source.facts.vocabulary:
             raise BadInput(
-                f"stages.{index}: {stage.stage}: the tokenizer of the teacher {spec} differs from the student's, so "
+                f"{link.where}: {stage.stage}: the tokenizer of the teacher {spec} differs from the student's, so "
                 "their next-token distributions cannot be compared; choose a teacher with the same tokenizer.json"
             )
         return teacher
@@ -273,11 +314,10 @@ def _disk(steps: list[Step]) -> int:
     return models + max(states, default=0)
 
 
-def _not_here(origin: Material, disk: int, free: int) -> list[str]:
-    """What stands between a plan made from a config alone and a run."""
-    if origin.facts.stored:
-        return []
-    found = [f"{origin.spec} has no weights here: this can be planned, not run"]
-    if disk > free:
+def _not_here(origin: Material, teachers: list[Material], disk: int, free: int) -> list[str]:
+    """What stands between a plan made from configs alone and a run."""
+    missing = [model.spec for model in (origin, *teachers) if not model.facts.stored]
+    found = [f"{spec} has no weights here: this can be planned, not run" for spec in dict.fromkeys(missing)]
+    if missing and disk > free:
         found.append(f"a run would write up to {disk / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free here")
     return found

@@ -5,12 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import stages
 from attar.data import DataSettings
 from attar.errors import BadInput, nearest
 from attar.suite import Suite
 from pipelines import recipe_yaml
-from stages.base import Stage
+from pipelines.chain import Link, links
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
@@ -42,13 +41,19 @@ class Recipe(_Part):
         Literal["auto", "bfloat16", "float32"], Field(description="compute dtype; auto: bfloat16 where it is fast")
     ] = "auto"
     data: Annotated[DataSettings, Field(description="texts to train, calibrate and measure on")] = DataSettings()
-    stages: Annotated[list[dict[str, Any]], Field(min_length=1, description="the stages' settings, in order")]
+    stages: Annotated[
+        list[dict[str, Any]],
+        Field(
+            min_length=1,
+            description="the stages' settings in order; {repeat: 3, stages: […]} repeats some",
+        ),
+    ]
     measure: Annotated[Suite, Field(description="what is measured after every stage")] = Suite()
     track: Annotated[Track, Field(description="what MLflow is told")] = Track()
 
-    def parsed(self) -> tuple[Stage, ...]:
-        """The stages as settings objects, or one sentence about the first that is wrong."""
-        return tuple(stages.parse(settings, f"stages.{index}") for index, settings in enumerate(self.stages))
+    def chain(self) -> tuple[Link, ...]:
+        """The stages as settings objects, every round written out, or one sentence about the first that is wrong."""
+        return links(self.stages)
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -65,7 +70,7 @@ def validate(document: dict[str, Any]) -> Recipe:
         recipe = Recipe(**document)
     except ValidationError as error:
         raise BadInput(f"recipe: {_sentence(error)}") from None
-    recipe.parsed()
+    recipe.chain()
     return recipe
 
 

@@ -38,7 +38,10 @@ def narrow_report_table(report: Report) -> Table:
 def plan_table(plan: Plan) -> Group:
     """What every step makes, whether it is there already, and what it may take."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    numbers = ("parameters", "size", "ratio", "memory", "time")
+    first = plan.origin.shape
+    moving = [key for key in first if any(step.shape[key] != first[key] for step in plan.steps)]
+    widths = [key.replace("_", " ") for key in moving]
+    numbers = (*widths, "parameters", "size", "ratio", "memory", "time")
     for heading in ("step", "stage", "measurement", *numbers, "fingerprint"):
         table.add_column(heading, justify="right" if heading in numbers else "left")
     for step in plan.steps:
@@ -48,6 +51,7 @@ def plan_table(plan: Plan) -> Group:
             step.label,
             "–" if step.stage is None else _state(step.cached),
             _state(step.measured),
+            *(str(step.shape[key]) for key in moving),
             f"{step.facts.parameters / 1e6:,.1f} M",
             f"{step.facts.bytes / 1e6:,.1f} MB",
             f"{plan.ratio(step):.2f}×",

@@ -12,6 +12,7 @@ from stages.base import Stage
 
 REGISTRY: dict[str, str] = {
     "distill.logit": "stages.distill_logit:Logit",
+    "prune.depth": "stages.prune_depth:Depth",
     "prune.width": "stages.prune_width:Width",
     "quantize.rtn": "stages.quantize_rtn:RoundToNearest",
     "quantize.gptq": "stages.quantize_gptq:Gptq",

@@ -85,6 +85,10 @@ class Stage(BaseModel):
         """What comes out of this stage, or :class:`BadInput` with a sentence why it cannot work."""
         raise NotImplementedError
 
+    def warnings(self, facts: ModelFacts) -> list[str]:
+        """What experience says against doing this to a source with these facts: predicates to the stage's name."""
+        return []
+
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         """Estimated compute and peak memory on a source with these facts."""
         raise NotImplementedError

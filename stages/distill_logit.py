@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from attar.architecture import with_layers
 from attar.errors import BadInput
 from attar.facts import ModelFacts
 from attar.training_settings import TrainingSettings
@@ -70,27 +71,18 @@ class Logit(TrainingSettings, Stage):
         if self.student == "previous":
             return facts.changed(dtype="bfloat16")
         kept = self.kept(facts.layers)
-        kinds = facts.config.get("layer_types")
-        per_layer: dict[str, Any] = {"layer_types": [kinds[i] for i in kept]} if kinds else {}
-        return facts.changed(num_hidden_layers=len(kept), dtype="bfloat16", **per_layer)
+        return facts.changed(**with_layers(facts.config, kept, self.stage), dtype="bfloat16")
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         return Cost(*self.estimate(self.plan(facts), teacher))
 
     def apply(self, source: Model, out: Writer, context: Context) -> None:
-        from torch import nn
-
+        from attar.model import keep_layers
         from attar.training import fit
 
-        student: Any = source.materialize(context.torch_dtype, context.device)
+        student = source.materialize(context.torch_dtype, context.device)
         if self.student == "carved":
-            layers = student.model.layers
-            student.model.layers = nn.ModuleList(layers[i] for i in self.kept(source.facts.layers))
-            for index, layer in enumerate(student.model.layers):
-                layer.self_attn.layer_idx = index
-            student.config.num_hidden_layers = len(student.model.layers)
-            if "layer_types" in out.facts.config:
-                student.config.layer_types = list(out.facts.config["layer_types"])
+            keep_layers(student, out.facts.config, self.kept(source.facts.layers))
         student.requires_grad_(True)
         fit(student, source, self, context)
         out.module(student)

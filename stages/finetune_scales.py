@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from attar.architecture import EMBEDDING, HEAD
+from attar import architecture
 from attar.errors import BadInput
 from attar.facts import ModelFacts
 from attar.training_settings import TrainingSettings
@@ -33,17 +33,21 @@ class Scales(TrainingSettings, Stage):
     unhashed: ClassVar[frozenset[str]] = frozenset({"save_every"})
 
     scales: Annotated[bool, Field(description="the scales of the groups learn")] = True
-    norms: Annotated[bool, Field(description="the norms' weights learn")] = True
+    norms: Annotated[bool, Field(description="the norms learn")] = True
     embeddings: Annotated[bool, Field(description="the embedding, and a head of its own, learn")] = True
     scale_learning_rate: Annotated[
         float, Field(gt=0, le=1, description="peak learning rate of the scales, which are far smaller than weights")
     ] = 1e-5
 
-    def learns(self, tensor: str) -> bool:
-        """Whether a tensor of this name learns."""
-        if tensor in (EMBEDDING, HEAD):
-            return self.embeddings
-        return self.scales if tensor.endswith(".scales") else self.norms and tensor.endswith("norm.weight")
+    def learning(self, facts: ModelFacts) -> frozenset[str]:
+        """Names of the tensors that learn."""
+        family = architecture.family(facts.config)
+        found = frozenset(name for name in facts.tensors() if self.scales and name.endswith(".scales"))
+        if self.norms:
+            found |= architecture.norms(facts.config)
+        if self.embeddings:
+            found |= (architecture.embeddings(facts.config) | {family.head}) & facts.tensors().keys()
+        return found
 
     def plan(self, facts: ModelFacts) -> ModelFacts:
         if facts.quantization is None:
@@ -56,15 +60,17 @@ class Scales(TrainingSettings, Stage):
         return facts.changed(dtype="bfloat16")
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
-        learning = sum(prod(fact.shape) for name, fact in facts.tensors().items() if self.learns(name))
+        tensors = facts.tensors()
+        learning = sum(prod(tensors[name].shape) for name in self.learning(facts))
         return Cost(*self.estimate(facts, teacher, learning))
 
     def apply(self, source: Model, out: Writer, context: Context) -> None:
         from attar.training import fit
 
         student = source.materialize(context.torch_dtype, context.device)
+        learning = {architecture.parameter(source.facts.config, name) for name in self.learning(source.facts)}
         for name, parameter in student.named_parameters():
-            parameter.requires_grad_(self.learns(name))
+            parameter.requires_grad_(name in learning)
         rates = {n: self.scale_learning_rate for n, _ in student.named_parameters() if n.endswith(".scales")}
         fit(student, source, self, context, rates)
         out.module(student)

@@ -80,7 +80,7 @@ def _measure(
     qualities: dict[str, TextQuality] = {}
     hidden: dict[str, torch.Tensor] = {}
     for text, ids in windows.items():
-        reference = Reference(kept[text], _head(origin, dtype, spec.machine.device)) if kept else None
+        reference = _reference(kept[text], origin, dtype, spec.machine.device) if kept else None
         qualities[text], hidden[text] = measure_text(model, torch.from_numpy(ids), reference, progress)
     for text, quality in qualities.items():
         if not all(isfinite(value) for value in (quality.perplexity, quality.kl or 0.0)):
@@ -115,6 +115,7 @@ def _origin_hidden(spec: MeasureSpec, store: Store) -> dict[str, torch.Tensor]:
     return kept
 
 
-def _head(origin: Model, dtype: torch.dtype, device: str) -> torch.Tensor:
-    tied = origin.facts.config.get("tie_word_embeddings")
-    return origin.tensor(architecture.EMBEDDING if tied else architecture.HEAD).to(device, dtype)
+def _reference(hidden_NTH: torch.Tensor, origin: Model, dtype: torch.dtype, device: str) -> Reference:
+    config = origin.facts.config
+    head_VH = origin.tensor(architecture.head(config)).to(device, dtype)
+    return Reference(hidden_NTH, head_VH, architecture.softcap(config))

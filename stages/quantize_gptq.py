@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from attar.architecture import linears, require_full_attention, shared_inputs
+from attar.architecture import linears, shared_inputs
 from attar.facts import ModelFacts
 from attar.packing_settings import PackingSettings
 from attar.stream_memory import stream_memory
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from attar.grid import Grid
     from attar.layerwise import Found
     from attar.model import Model
-    from attar.stream import StreamedLayer
+    from attar.stream import LayerStream, StreamedLayer
     from attar.writer import Writer
 
 HESSIAN_SHARE = 0.6  # of the products in a Hessian that are computed, the matrix being symmetric
@@ -38,7 +38,7 @@ class Gptq(PackingSettings, Stage):
     linears of the layers are packed in the standard GPTQ format; embedding, head and norms stay dense.
 
     Memory holds one layer, and the activations of all calibration windows within it: two bytes times their tokens
-    times the FFN's width plus three times the hidden width.
+    times the FFN's width (three times that where gate and up are one linear) plus three times the hidden width.
     """
 
     stage: Literal["quantize.gptq"] = "quantize.gptq"
@@ -55,7 +55,6 @@ class Gptq(PackingSettings, Stage):
     length: Annotated[int, Field(ge=8, le=32768, description="tokens in a calibration window")] = 512
 
     def plan(self, facts: ModelFacts) -> ModelFacts:
-        require_full_attention(facts.config, self.length, self.stage)
         return self.packed(facts, self.stage, {"method": "gptq", "act_order": self.act_order, "damping": self.damping})
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
@@ -87,7 +86,7 @@ class Gptq(PackingSettings, Stage):
         def quantize(layer: StreamedLayer) -> Iterator[Found]:
             nonlocal lost, lost_to_nearest
             error = nearest = 0.0
-            for name, codes, grid, rounded in self._quantize(layer, source, context):
+            for name, codes, grid, rounded in self._quantize(layer, stream, context):
                 error += float(rounded.errors.sum())
                 nearest += float(rounded.nearest_errors.sum())
                 yield name, codes, grid
@@ -98,12 +97,12 @@ class Gptq(PackingSettings, Stage):
         context.log(f"GPTQ left {lost / max(lost_to_nearest, 1e-30):.1%} of the output error of rounding to nearest")
 
     def _quantize(
-        self, layer: StreamedLayer, source: Model, context: Context
+        self, layer: StreamedLayer, stream: LayerStream, context: Context
     ) -> Iterator[tuple[str, torch.Tensor, Grid, Rounded]]:
         """Codes and grid of each linear of a layer, as the hidden states come to it, with the errors of its rows."""
         from attar.gptq import Hessian
 
-        shared = {names[0]: names for names in shared_inputs(source.facts.config)}
+        shared = {names[0]: names for names in shared_inputs(stream.config)}
         hessians: dict[str, Hessian] = {}
 
         def see(name: str, x_NI: torch.Tensor) -> None:
@@ -112,27 +111,27 @@ class Gptq(PackingSettings, Stage):
             hessians[name].add(x_NI)
 
         for first in layer.in_step(shared, see):
-            yield from self._solve(layer.prefix, shared[first], hessians.pop(first), source, context)
+            yield from self._solve(layer, shared[first], hessians.pop(first), stream)
 
     def _solve(
-        self, prefix: str, names: tuple[str, ...], seen: Hessian, source: Model, context: Context
+        self, layer: StreamedLayer, names: tuple[str, ...], seen: Hessian, stream: LayerStream
     ) -> Iterator[tuple[str, torch.Tensor, Grid, Rounded]]:
         """The linears of a layer that share an input, stacked."""
         import torch
 
         from attar.gptq import damped, solve
         from attar.grid import find_grid
+        from attar.layerwise import weight_of
 
-        promised = self.plan(source.facts).quantization
+        promised = self.plan(stream.source.facts).quantization
         assert promised is not None
-        parts = [source.tensor(f"{prefix}{name}.weight") for name in names]
-        weight = torch.cat(parts).to(context.device, torch.float32)
+        weight = torch.cat([weight_of(stream, layer, name) for name in names])
         hessian = damped(seen.matrix(), self.damping)
-        bits, group_size = promised.bits_of(prefix + names[0]), promised.group_of(weight.shape[1])
+        bits, group_size = promised.bits_of(layer.prefix + names[0]), promised.group_of(weight.shape[1])
         grid = find_grid(weight, bits, group_size, self.symmetric, self.mse, hessian.diagonal().sqrt())
         rounded = solve(weight, hessian, grid, self.act_order)
-        start = 0
-        for name, part in zip(names, parts, strict=True):
-            rows = slice(start, start + len(part))
+        shapes, start = linears(stream.config), 0
+        for name in names:
+            rows = slice(start, start + shapes[name][0])
             yield name, rounded.codes[rows], grid.of_rows(rows), rounded.of_rows(rows)
             start = rows.stop

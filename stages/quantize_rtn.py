@@ -38,10 +38,9 @@ class RoundToNearest(PackingSettings, Stage):
 
     def apply(self, source: Model, out: Writer, context: Context) -> None:
         import numpy as np
-        import torch
 
         from attar.grid import find_grid, round_to
-        from attar.layerwise import quantize_layers
+        from attar.layerwise import quantize_layers, weight_of
         from attar.stream import LayerStream
 
         promised = self.plan(source.facts).quantization
@@ -49,7 +48,7 @@ class RoundToNearest(PackingSettings, Stage):
 
         def quantize(layer: StreamedLayer) -> Iterator[Found]:
             for name, (_, columns) in linears(source.facts.config).items():
-                weight = source.tensor(f"{layer.prefix}{name}.weight").to(context.device, torch.float32)
+                weight = weight_of(stream, layer, name)
                 bits, group_size = promised.bits_of(layer.prefix + name), promised.group_of(columns)
                 grid = find_grid(weight, bits, group_size, self.symmetric, self.mse)
                 yield name, round_to(weight, grid), grid

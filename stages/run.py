@@ -1,5 +1,6 @@
 """The life of one stage: open → seed → apply → save → prove → manifest → rename. The only way to an artifact."""
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -55,8 +56,25 @@ def run_stage(stage: Stage, spec: StageSpec, events: Events, cancelled: Callable
             shutil.rmtree(draft, ignore_errors=True)  # renamed away when all went well
 
 
+def earlier_seconds(state: Path) -> float:
+    """Seconds that earlier processes put into what they saved here; begins this process's count.
+
+    A killed process cannot say how long it worked: from its start to its last save is what the result owes it.
+    """
+    clock = state / "clock.json"
+    earlier = 0.0
+    if clock.is_file():
+        before = json.loads(clock.read_text())
+        saves = [path.stat().st_mtime for path in state.rglob("*") if path.is_file() and path != clock]
+        earlier = before["earlier"] + max(0.0, max(saves, default=0.0) - before["started"])
+    draft = clock.with_suffix(".draft")
+    draft.write_text(json.dumps({"earlier": earlier, "started": time.time()}))
+    draft.replace(clock)
+    return earlier
+
+
 def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Path, spec: StageSpec) -> Artifact:
-    started = time.time()
+    started = time.time() - earlier_seconds(context.state)
     torch.manual_seed(context.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     promised = stage.plan(source.facts)
@@ -84,6 +102,7 @@ def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Pa
         "bytes": facts.bytes,
         "weight_bytes": facts.weight_bytes(),
         "proofs": proofs,
+        "notes": writer.notes,
     }
     artifact = store.commit("model", spec.fingerprint, draft, manifest)
     shutil.rmtree(context.state, ignore_errors=True)

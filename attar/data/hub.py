@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from attar.data.cache import kept
 from attar.data.documents import Document
 from attar.data.files import row, without
-from attar.errors import BadInput
+from attar.errors import BadInput, first_line
 from attar.fingerprint import hash_json
 
 VERSION = 1  # bump when other documents come out of the same rows
@@ -61,7 +61,7 @@ def _rows(source: str, wanted: HubName, column: str) -> list[Document]:
     try:
         splits: Any = datasets.load_dataset(wanted.name, wanted.config, revision=commit)
     except Exception as error:  # the hub's clients share no base class for what can go wrong
-        raise BadInput(f"the dataset {source} cannot be loaded ({_first_line(error)})") from None
+        raise BadInput(f"the dataset {source} cannot be loaded ({first_line(error)})") from None
     finally:
         datasets.logging.set_verbosity(verbosity)
         if bars:
@@ -96,9 +96,5 @@ def _commit(source: str, wanted: HubName) -> str | None:
         # Offline, `datasets` would take whatever version it has and not say so.
         raise BadInput(
             f"the revision of the dataset {source} cannot be looked up, and it was not fetched before "
-            f"({_first_line(error)})"
+            f"({first_line(error)})"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

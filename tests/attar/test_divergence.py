@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attar.divergence import Kind, Objective, divergence, head_loss
+from attar.divergence import Kind, Objective, Softcaps, divergence, head_loss
 
 KINDS: tuple[Kind, ...] = ("forward", "reverse", "jsd", "skew")
 N, D, E, V = 11, 6, 5, 17
@@ -57,6 +57,25 @@ def test_certain_distributions_give_finite_gradients(kind: Kind) -> None:
     loss = head_loss(hidden, head, torch.tensor([1, 0]), Objective(0.5, 1.0, kind), torch.eye(2).flip(0), head)
     torch.autograd.backward(loss.loss)
     assert hidden.grad is not None and hidden.grad.isfinite().all() and loss.loss.isfinite()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_capped_logits_keep_value_and_gradient(alpha: float) -> None:
+    student, head, labels, teacher, teacher_head = setting()
+    student.requires_grad_(), head.requires_grad_()
+    student_NV = 2.0 * torch.tanh(student @ head.T / 2.0)
+    teacher_NV = 3.0 * torch.tanh(teacher @ teacher_head.T / 3.0)
+    expected = alpha * 4 * plain(teacher_NV / 2, student_NV / 2, "forward", 0.3).mean()
+    expected = expected + (1 - alpha) * functional.cross_entropy(student_NV, labels)
+    objective, caps = Objective(alpha, temperature=2.0), Softcaps(student=2.0, teacher=3.0)
+    found = head_loss(student, head, labels, objective, teacher, teacher_head, chunk=4, softcaps=caps)
+    assert torch.allclose(found.loss, expected, atol=1e-12)
+    for one, other in zip(
+        torch.autograd.grad(found.loss, (student, head)),
+        torch.autograd.grad(expected, (student, head)),
+        strict=True,
+    ):
+        assert torch.allclose(one, other, atol=1e-12)
 
 
 @pytest.mark.parametrize("chunk", [3, 4, N, 100])

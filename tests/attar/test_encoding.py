@@ -1,14 +1,17 @@
 """What can be packed and what cannot, in sentences."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from attar.architecture import linears
+from attar.architecture import FAMILIES, layer, linears
+from attar.checkpoint import read_facts
 from attar.encoding import packed_facts
 from attar.errors import BadInput
 from attar.facts import BITS, ModelFacts
+from attar.tiny import tiny_model
 
 SMOLLM2 = {
     "model_type": "llama",
@@ -55,6 +58,19 @@ def test_patterns_give_linears_bits_of_their_own_and_the_first_that_matches_deci
             expected = 8 if index in (0, 29) else 3 if name == "mlp.down_proj" else 4
             assert quantization.bits_of(f"model.layers.{index}.{name}") == expected
     assert packed.tensors()["model.layers.7.mlp.down_proj.qweight"].shape == (1536 * 3 // 32, 576)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_patterns_name_the_layers_of_every_family_alike(tmp_path: Path, family: str) -> None:
+    facts = read_facts(tiny_model(tmp_path, family, num_hidden_layers=11))
+    last = list(linears(facts.config))[-1]
+    packed = pack(facts, group_size=-1, symmetric=True, bits_of={"layers.1.*": 8, f"*.{last}": 2})
+    quantization = packed.quantization
+    assert quantization is not None
+    for index in range(11):
+        for name in linears(facts.config):
+            expected = 8 if index == 1 else 2 if name == last else 4
+            assert quantization.bits_of(layer(facts.config, index) + name) == expected
 
 
 def test_the_rules_in_the_file_also_match_what_servers_merge() -> None:

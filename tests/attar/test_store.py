@@ -49,6 +49,16 @@ def test_a_draft_is_invisible_and_starts_empty(tmp_path: Path) -> None:
     assert not list(store.draft("model", "f00").iterdir())
 
 
+def test_sweeping_takes_the_drafts_that_nobody_works_on(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    dead, alive = store.draft("evaluation", "dead"), store.draft("model", "alive")
+    with store.lock("alive"):
+        store.sweep()
+        assert alive.is_dir() and not dead.exists()
+    store.sweep()
+    assert not alive.exists()
+
+
 def test_the_lock_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from attar.store import Store\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attar import probe
-from attar.architecture import FAMILIES, shared_inputs
+from attar.architecture import FAMILIES, family, shared_inputs
 from attar.model import Model
 from attar.stream import LayerStream
 from attar.tiny import tiny_model
@@ -23,8 +23,8 @@ def test_streamed_logits_are_the_models(tmp_path: Path, model_type: str, tied: b
     whole = source.materialize(torch.float32)
     torch.testing.assert_close(stream.logits(), probe.logits(whole, source.facts.vocabulary), atol=1e-5, rtol=1e-5)
     hidden = whole.base_model(input_ids=torch.from_numpy(ids), output_hidden_states=True).hidden_states  # type: ignore[operator]
-    norm = whole.model.norm  # type: ignore[union-attr]
-    torch.testing.assert_close(norm(stream.hidden), hidden[-1], atol=1e-5, rtol=1e-5)  # type: ignore[operator]
+    norm = whole.get_submodule(family(source.facts.config).final_norm)
+    torch.testing.assert_close(norm(stream.hidden), hidden[-1], atol=1e-5, rtol=1e-5)
 
 
 def test_visits_see_every_token_of_every_named_input(tmp_path: Path) -> None:

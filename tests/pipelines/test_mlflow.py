@@ -1,5 +1,6 @@
 """MLflow: one parent, one nested run a stage, and nothing that stops the work when it is down."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,6 +124,23 @@ def test_a_server_that_is_down_costs_a_warning_and_sync_sends_later(
     assert tracking.sync(place) == {"r1": len(records)}
     assert tracking.sync(place) == {}
     assert [run.info.status for run in runs_of(place)] == ["FINISHED", "FINISHED"]
+
+
+def test_sync_closes_what_died_and_goes_on_past_what_cannot_be_sent(
+    place: Home, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, _, started = this_process().rsplit("/", 2)
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
+        write(place.runs / "r1", validate(document), place)
+        write(place.runs / "r2", validate(document), place, end=False, process=f"{host}/{gone()}/{started}")
+    broken = journal.read(place.runs / "r1")
+    broken[0]["recipe"].pop("track")
+    (place.runs / "r1" / journal.JOURNAL).write_text("".join(json.dumps(record) + "\n" for record in broken))
+    with pytest.raises(StageFailed, match=r"the run r1 could not be sent to .*: 'track' \(1 runs were sent\)"):
+        tracking.sync(place)
+    assert journal.sent(place.runs / "r2") == len(journal.read(place.runs / "r2"))
+    assert [run.info.status for run in runs_of(place)] == ["KILLED", "KILLED"]
 
 
 def test_the_smoke_run_is_all_there(attar: "Attar", finished: dict[str, Any]) -> None:

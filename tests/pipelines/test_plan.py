@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from attar.errors import BadInput
 from attar.tiny import tiny_model
 from pipelines.home import Home
 from pipelines.plan import Plan, make_plan
@@ -94,6 +95,24 @@ def test_teachers(document: dict[str, Any], home: Path, tmp_path: Path, model: P
 def test_warnings(document: dict[str, Any], home: Path, chain: list[dict[str, Any]], words: str | None) -> None:
     found = plan_of(document, home, stages=chain).warnings
     assert found == () if words is None else any(words in text for text in found)
+
+
+@pytest.mark.parametrize(
+    ("stage", "measure", "sentence"),
+    [
+        ({"length": 1024}, {}, "stages.0: finetune.full: length=1024 is longer than the 512 positions"),
+        ({}, {"length": 1024}, "measure: length=1024 is longer than the 512 positions"),
+        ({}, {"speed": True}, "measure: prompt=512 with new_tokens=64 is longer than the 512 positions"),
+    ],
+)
+def test_no_window_is_longer_than_learned_positions(
+    document: dict[str, Any], home: Path, tmp_path: Path, stage: dict[str, Any], measure: dict[str, Any], sentence: str
+) -> None:
+    """Tables of positions end; rotary positions do not."""
+    gpt2 = tiny_model(tmp_path / "gpt2", "gpt2", num_hidden_layers=1)
+    chain = [{"stage": "finetune.full", **TRAIN, **stage}]
+    with pytest.raises(BadInput, match=sentence):
+        plan_of(document | {"model": str(gpt2)}, home, stages=chain, measure=document["measure"] | measure)
 
 
 def test_planned_sizes_follow_from_the_facts(document: dict[str, Any], home: Path) -> None:

@@ -58,7 +58,7 @@ def test_overrides_replace_settings_and_whole_parts(document: dict[str, Any], wr
     assert changed.stages[0]["ffn"] == 0.5
     assert (changed.seed, changed.measure.windows, changed.track.experiment) == (3, 2, "mine")
     shorter = recipe.load(path, ["stages=[{stage: quantize.rtn, group_size: 16}]"])
-    assert [stage.stage for stage in shorter.parsed()] == ["quantize.rtn"]
+    assert [link.stage.stage for link in shorter.chain()] == ["quantize.rtn"]
 
 
 def test_an_override_may_hold_equals_signs(document: dict[str, Any], write: Callable[[Any], Path]) -> None:
@@ -75,7 +75,7 @@ def test_a_recipe_survives_its_own_yaml(document: dict[str, Any], write: Callabl
 def test_shipped_recipes_are_valid(path: Path) -> None:
     loaded = recipe.load(path)
     assert loaded.name == path.stem
-    assert loaded.parsed()
+    assert loaded.chain()
 
 
 @pytest.mark.parametrize("name", ["llama-8b-int4", "llama-8b-distilled"])

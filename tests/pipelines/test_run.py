@@ -15,7 +15,6 @@ from safetensors import safe_open
 from attar import events
 from attar.checkpoint import read_facts
 from attar.fingerprint import sha256_file
-from pipelines import embedded
 
 if TYPE_CHECKING:
     from tests.pipelines.conftest import Attar
@@ -106,6 +105,7 @@ def test_kill_in_every_stage_then_run_again(
         assert losses(runs[index], index, STAGES[index - 1])[0] == steps  # the run after the kill goes on there
     for row, reference in zip(result["rows"], finished["rows"], strict=True):
         assert contents(Path(row["folder"])) == contents(Path(reference["folder"])), row["name"]
+    assert not any((killed.home / "store" / "tmp").iterdir())
     assert not any((killed.home / "store" / "state").iterdir())
 
 
@@ -120,7 +120,7 @@ def test_a_stopped_run_ends_its_child_and_says_so(
     folder = wait_for_progress(process, attar.home, before, 4, STAGES[3])
     children = psutil.Process(process.pid).children(recursive=True)
     assert any("stages" in words_of(child) for child in children)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # the whole group, as a terminal does
     process.wait()
     error = (attar.home / "stderr").read_text()
     assert process.returncode == 130
@@ -131,10 +131,12 @@ def test_a_stopped_run_ends_its_child_and_says_so(
 
 
 def start(attar: "Attar", *more: str) -> "subprocess.Popen[bytes]":
-    """``attar run`` in the background; what it says goes to a file, which a server it leaves behind may hold open."""
+    """``attar run`` in the background; a process group of its own, as in a terminal; what it says goes to a file."""
     attar.home.mkdir(exist_ok=True)
     with open(attar.home / "stderr", "wb") as file:
-        return subprocess.Popen(attar.command("run", *more), stdout=subprocess.DEVNULL, stderr=file)
+        return subprocess.Popen(
+            attar.command("run", *more), stdout=subprocess.DEVNULL, stderr=file, start_new_session=True
+        )
 
 
 def wait_for_progress(
@@ -164,9 +166,7 @@ def kill_amid(killed: "Attar", index: int, name: str, fingerprint: str) -> Path:
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    psutil.wait_procs([child for child in children if "stages" in words_of(child)])  # the job dies with its parent
-    embedded.end_orphans()  # as the next run does
-    psutil.wait_procs(children)
+    psutil.wait_procs(children)  # job and server die with their parent
     return folder
 
 

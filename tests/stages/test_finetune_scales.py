@@ -61,14 +61,13 @@ def test_each_kind_can_learn_alone(quantized: Path, tmp_path: Path, switch: str)
     assert {name for name, some in found.items() if any(some)} == {switch}
 
 
-def test_what_learns_is_named() -> None:
-    stage = Scales()
-    assert stage.learns("model.layers.0.mlp.up_proj.scales")
-    assert stage.learns("model.layers.0.self_attn.q_norm.weight") and stage.learns("model.norm.weight")
-    assert stage.learns("model.embed_tokens.weight") and stage.learns("lm_head.weight")
-    assert not stage.learns("model.layers.0.mlp.up_proj.qweight")
-    assert not stage.learns("model.layers.0.self_attn.q_proj.bias")
-    assert not Scales(norms=False).learns("model.norm.weight")
+def test_what_learns_is_named(quantized: Path) -> None:
+    facts = read_facts(quantized)
+    learning = Scales().learning(facts)
+    assert {kind(name) for name in learning} == {"scales", "norms", "embeddings"}
+    assert learning < facts.tensors().keys()
+    assert {kind(name) for name in facts.tensors().keys() - learning} == {"integers", "biases"}
+    assert {kind(name) for name in Scales(norms=False).learning(facts)} == {"scales", "embeddings"}
 
 
 def test_dense_models_are_refused(tmp_path: Path) -> None:
