@@ -95,13 +95,14 @@ class Model:
         quantization = self.facts.quantization
         assert quantization is not None
         bias = self.tensor(f"{name}.bias").to(dtype) if f"{name}.bias" in self._files else None
+        columns = self.facts.packed_modules[name][1]
         return PackedLinear(
             qweight=self.tensor(f"{name}.qweight"),
             qzeros=self.tensor(f"{name}.qzeros"),
             scales=self.tensor(f"{name}.scales"),
             bias=bias,
-            bits=quantization.bits,
-            group_size=quantization.group_size,
+            bits=quantization.bits_of(name),
+            group_size=quantization.group_of(columns),
             dtype=dtype,
         )
 

@@ -143,7 +143,8 @@ def put_on_grid(
         else:
             weight = source.tensor(f"{name}.weight").to(old.weight.device, torch.float32)
             weight = weight.t().contiguous() if lies_transposed else weight
-            grid = find_grid(weight, quantization.bits, quantization.group_size, quantization.symmetric, mse)
+            bits, group_size = quantization.bits_of(name), quantization.group_of(weight.shape[1])
+            grid = find_grid(weight, bits, group_size, quantization.symmetric, mse)
         found[name] = StraightThroughLinear(weight, grid, old.bias, quantization.symmetric, recomputed, lies_transposed)
         student.set_submodule(name, found[name])
     return found

@@ -103,6 +103,7 @@ class Plan:
                     "bytes": step.facts.bytes,
                     "compression_ratio": self.ratio(step),
                     "memory_bytes": max(step.work.memory, step.measuring.memory),
+                    "stage_memory_bytes": step.work.memory,
                     "seconds": step.work.seconds + step.measuring.seconds,
                     "teacher_cache_bytes": step.work.cache,
                 }

@@ -129,12 +129,13 @@ class Qad(TrainingSettings, Stage):
         shapes = {name: fact.shape for name, fact in self._packed(facts).tensors().items()}
         shapes |= architecture.tensors(facts.config)
         learning = sum(prod(shapes[name]) for name in self.learning(facts))
-        flops, memory, state = self.estimate(facts, teacher, learning)
+        flops, memory, state, cache = self.estimate(facts, teacher, learning)
         weights = sum(prod(shape) for shape in linears.values())
         searching = 2000.0 * weights if self.mse and facts.quantization is None else 0.0
         rounding = float(ROUNDING) * weights * self.steps
         temporary = 5 * 4 * max(prod(shape) for shape in linears.values())
-        return Cost(flops + rounding + searching, memory + temporary + weights, state)  # the first integers are kept
+        kept = temporary + weights  # the first integers are kept
+        return Cost(flops + rounding + searching, memory + kept, state, cache)
 
     def apply(self, source: Model, out: Writer, context: Context) -> None:
         from attar.straight_through import put_on_grid

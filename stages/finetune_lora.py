@@ -94,10 +94,10 @@ class Lora(TrainingSettings, Stage):
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         found = self.adapter(facts)
         learning = sum(prod(shape) for shape in found.tensors(facts.config).values())
-        flops, memory, state = self.estimate(facts, teacher, learning)
+        flops, memory, state, cache = self.estimate(facts, teacher, learning)
         frozen = 2.0 * facts.parameters * self.windows * self.length  # gradients of weights that are never asked for
         widened = 4 * facts.parameters  # logits are compared in fp32 at the end
-        return Cost(flops - frozen + 6.0 * learning * self.windows * self.length, memory + widened, state)
+        return Cost(flops - frozen + 6.0 * learning * self.windows * self.length, memory + widened, state, cache)
 
     def apply(self, source: Model, out: Writer, context: Context) -> None:
         from attar import lora, probe

@@ -87,7 +87,7 @@ CASES |= {
     "wrong type": (setting(0, ffn="much"), "ffn='much'"),
     "out of bounds": (setting(0, ffn=1.5), "less than 1"),
     "group size that does not divide": (setting(1, group_size=48), "group_size"),
-    "bits not supported": (setting(1, bits=3), "bits=3 is not supported; possible: 4"),
+    "bits not supported": (setting(1, bits=5), "bits=5: Input should be 2, 3, 4 or 8"),
     "pruning to nothing": (setting(0, ffn=0.99), "leaves none of 192 channels"),
     "no stages": (top(stages=[]), "stages"),
     "prune after quantize": (lambda c: c.recipe["stages"].reverse(), "quantized already"),

@@ -212,6 +212,9 @@ def test_quantized_and_recovered(family: str, home: Path, apply_here: Apply, pac
     found = [name for name, module in modules.items() if isinstance(module, PackedLinear)]
     assert len(found) == LAYERS * len(architecture.linears(facts.config))
     assert [name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)] == ["lm_head"]
+    opened = dict(modules[""].named_parameters())  # a tied head once
+    opened |= {name: held for name, held in modules[""].named_buffers() if name.endswith((".levels", ".zeros"))}
+    assert before.facts.opened_bytes(4) == sum(held.nbytes for held in opened.values())
     recovered = Model(apply_here(Scales(**SHORT, scale_learning_rate=1e-3), before.folder).folder)
     learning = Scales().learning(before.facts)
     still = {name for name in before.names if torch.equal(before.tensor(name), recovered.tensor(name))}
