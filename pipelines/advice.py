@@ -18,9 +18,16 @@ def warnings(steps: Sequence["Step"], machine: Machine) -> list[str]:
     """All warnings, in the order of the steps."""
     found: list[str] = []
     for before, step in pairwise(steps):
+        found += _dataset(step, steps[step.index + 1 :])
         found += _pruning(before, step, steps[step.index + 1 :])
         found += _student(before, step, steps[0])
     return found + _memory(steps, machine)
+
+
+def _dataset(step: "Step", later: Sequence["Step"]) -> list[str]:
+    if step.dataset is None or any(other.responses == step.dataset for other in later):
+        return []
+    return [f"{step.label} makes responses that no stage after it learns from; put distill.response after it"]
 
 
 def _pruning(before: "Step", step: "Step", later: Sequence["Step"]) -> list[str]:

@@ -38,7 +38,9 @@ def speed(machine: Machine) -> float:
 def estimate_stage(stage: Stage, source: ModelFacts, teacher: ModelFacts, machine: Machine) -> Estimate:
     """Time and memory of one stage's process."""
     cost = stage.cost(source, teacher)
-    reopened = PROCESS_BYTES + 4 * stage.plan(source).parameters  # the proof opens the result in fp32, on the CPU
+    reopened = 0
+    if stage.makes == "model":
+        reopened = PROCESS_BYTES + 4 * stage.plan(source).parameters  # the proof opens the result in fp32, on the CPU
     return Estimate(START_SECONDS + cost.flops / speed(machine), max(cost.memory + PROCESS_BYTES, reopened), cost.state)
 
 

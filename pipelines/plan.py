@@ -1,7 +1,8 @@
 """The plan of a recipe: what every step makes, what is already there, what it will take. Computes no tensor."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from attar import machine as hardware
 from attar.data import Corpus, open_corpus
@@ -15,14 +16,18 @@ from pipelines.home import Home
 from pipelines.materials import Material, open_model, resolve_machine
 from pipelines.recipe import Recipe
 from stages.base import Stage
-from stages.spec import Machine, ModelRef
+from stages.spec import DatasetRef, Machine, ModelRef
 
 ORIGIN = "origin"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Step:
-    """The origin, or one stage: the model it makes and the measurement of that model."""
+    """The origin, or one stage: the model it makes and the measurement of that model.
+
+    A stage that makes a dataset lets its source pass: that is its model, measured before; the dataset lies beside.
+    """
 
     index: int  # 0 is the origin, 1 the first stage
     name: str  # "origin" or the stage's name
@@ -32,12 +37,19 @@ class Step:
     source: ModelRef | None
     teacher: ModelRef | None
     inputs: dict[str, str]
-    cached: bool  # the model is in the store
+    cached: bool  # what the stage makes is in the store
     evaluation: str  # fingerprint of its measurement
     evaluation_inputs: dict[str, str]
     measured: bool  # the measurement is in the store
     work: Estimate  # of the stage
     measuring: Estimate
+    dataset: DatasetRef | None = None  # what the stage makes, where that is no model
+    responses: DatasetRef | None = None  # the dataset that goes in
+
+    @property
+    def made(self) -> ModelRef | DatasetRef:
+        """The stage's own artifact."""
+        return self.dataset or self.model
 
     @property
     def label(self) -> str:
@@ -78,7 +90,8 @@ class Plan:
                 {
                     "step": step.index,
                     "name": step.name,
-                    "fingerprint": step.model.fingerprint,
+                    "makes": "dataset" if step.dataset else "model",
+                    "fingerprint": step.made.fingerprint,
                     "cached": step.cached,
                     "measured": step.measured,
                     "parameters": step.facts.parameters,
@@ -137,8 +150,13 @@ def _check_chain(chain: tuple[Stage, ...], facts: ModelFacts) -> None:
 
 
 def _planned(stage: Stage, index: int, facts: ModelFacts) -> ModelFacts:
+    return _asked(stage, index, lambda: stage.plan(facts))
+
+
+def _asked(stage: Stage, index: int, question: Callable[[], T]) -> T:
+    """What a stage answers; a sentence of its own is told with the place in the recipe."""
     try:
-        return stage.plan(facts)
+        return question()
     except BadInput as error:
         text = str(error)
         where = f"stages.{index}" if text.startswith(stage.stage) else f"stages.{index}: {stage.stage}"
@@ -186,19 +204,28 @@ class _Chain:
         for index, stage in enumerate(chain):
             source = Material("previous", steps[-1].model, steps[-1].facts)
             teacher = self._teacher(stage, index, source, complete, watch)
-            inputs = {"source": source.ref.fingerprint}
+            inputs = {"source": source.ref.fingerprint} if stage.makes == "model" else {}
+            inputs |= _asked(stage, index, stage.named_inputs)
+            responses = _responses(stage, index, steps)
+            if responses is not None:
+                inputs["responses"] = responses.fingerprint
             if teacher is not None:
                 inputs["teacher"] = teacher.ref.fingerprint
             for split in ("train", "calibration"):
-                if split in stage.uses:
+                if split in stage.needs():
                     inputs[f"data.{split}"] = self.corpus.fingerprint(split)
             fingerprint = stage.fingerprint(inputs, self.machine.dtype, self.recipe.seed)
-            made = Material(
-                f"stages.{index}",
-                ModelRef(folder=str(self.store.folder("model", fingerprint)), fingerprint=fingerprint),
-                _planned(stage, index, source.facts),
-            )
-            steps.append(self._step(index + 1, stage, made, source, inputs, teacher))
+            folder = str(self.store.folder(stage.makes, fingerprint))
+            if stage.makes == "model":
+                ref = ModelRef(folder=folder, fingerprint=fingerprint)
+                made = Material(f"stages.{index}", ref, _planned(stage, index, source.facts))
+                step = self._step(index + 1, stage, made, source, inputs, teacher, responses=responses)
+            else:
+                dataset = DatasetRef(folder=folder, fingerprint=fingerprint)
+                step = self._step(index + 1, stage, source, source, inputs, teacher, dataset)
+            if not step.cached:
+                _asked(stage, index, stage.ready)
+            steps.append(step)
         return steps
 
     def _step(
@@ -209,6 +236,8 @@ class _Chain:
         source: Material,
         inputs: dict[str, str],
         teacher: Material | None = None,
+        dataset: DatasetRef | None = None,
+        responses: DatasetRef | None = None,
     ) -> Step:
         fingerprint = made.ref.fingerprint
         evaluation_inputs = {
@@ -222,6 +251,10 @@ class _Chain:
             environment |= {"threads": self.machine.threads, "processor": hardware.cpu_name()}
         evaluation = self.recipe.measure.fingerprint(evaluation_inputs, environment)
         teacher_facts = (teacher or self.origin).facts
+        if dataset is not None:
+            cached = self.store.find("dataset", dataset.fingerprint) is not None
+        else:
+            cached = stage is None or self.store.find("model", fingerprint) is not None
         return Step(
             index=index,
             name=stage.stage if stage else ORIGIN,
@@ -231,12 +264,16 @@ class _Chain:
             source=source.ref if stage else None,
             teacher=teacher.ref if teacher else None,
             inputs=inputs,
-            cached=stage is None or self.store.find("model", fingerprint) is not None,
+            cached=cached,
             evaluation=evaluation,
             evaluation_inputs=evaluation_inputs,
-            measured=self.store.find("evaluation", evaluation) is not None,
+            measured=dataset is not None or self.store.find("evaluation", evaluation) is not None,
             work=estimate_stage(stage, source.facts, teacher_facts, self.machine) if stage else Estimate(0, 0),
-            measuring=estimate_measure(self.recipe.measure, made.facts, self.origin.facts, self.machine),
+            measuring=Estimate(0, 0)
+            if dataset
+            else estimate_measure(self.recipe.measure, made.facts, self.origin.facts, self.machine),
+            dataset=dataset,
+            responses=responses,
         )
 
     def _teacher(self, stage: Stage, index: int, source: Material, complete: bool, watch: Watch) -> Material | None:
@@ -249,6 +286,8 @@ class _Chain:
             teacher = source
         else:
             teacher = open_model(spec, self.recipe.task, self.home, complete, watch)
+        if stage.makes == "dataset":
+            return teacher  # answers are text: any tokenizer will do
         unchanged = stage.plan(source.facts).changed(dtype=None) == source.facts.changed(dtype=None)
         if teacher.ref.fingerprint == source.ref.fingerprint and unchanged and getattr(stage, "alpha", 0) == 1:
             raise BadInput(
@@ -264,10 +303,23 @@ class _Chain:
         return teacher
 
 
+def _responses(stage: Stage, index: int, before: Sequence[Step]) -> DatasetRef | None:
+    """The dataset that a stage learns from: that of the last stage before it that made one."""
+    if "responses" not in stage.needs():
+        return None
+    found = next((step.dataset for step in reversed(before) if step.dataset), None)
+    if found is None:
+        raise BadInput(
+            f"stages.{index}: {stage.stage}: no stage before it makes responses; put generate.responses before it, or "
+            "name a file of pairs in responses"
+        )
+    return found
+
+
 def _disk(steps: list[Step]) -> int:
     """Bytes the uncached steps write: all their models, and the largest training state (kept twice while saved)."""
     to_run = [step for step in steps if not step.cached]
-    models = sum(step.facts.bytes for step in to_run)
+    models = sum(step.facts.bytes for step in to_run if step.dataset is None)
     states = [2 * step.work.state for step in to_run]  # the new one is written before the old one is removed
     return models + max(states, default=0)
 

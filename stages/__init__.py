@@ -11,6 +11,7 @@ from attar.errors import BadInput, nearest
 from stages.base import Stage
 
 REGISTRY: dict[str, str] = {
+    "generate.responses": "stages.generate_responses:Responses",
     "distill.logit": "stages.distill_logit:Logit",
     "prune.width": "stages.prune_width:Width",
     "quantize.rtn": "stages.quantize_rtn:RoundToNearest",

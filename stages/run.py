@@ -10,9 +10,9 @@ import torch
 
 from attar import machine
 from attar.data import open_corpus
-from attar.errors import Cancelled
+from attar.errors import BadInput, Cancelled
 from attar.events import Events
-from attar.inputs import open_model
+from attar.inputs import open_dataset, open_model
 from attar.model import Model
 from attar.proofs import prove
 from attar.store import Artifact, Store
@@ -27,7 +27,7 @@ def run_stage(stage: Stage, spec: StageSpec, events: Events, cancelled: Callable
     store = Store(home / "store")
     with store.lock(spec.fingerprint):
         state = store.state(spec.fingerprint)
-        found = store.find("model", spec.fingerprint)
+        found = store.find(stage.makes, spec.fingerprint)
         if found is not None:
             shutil.rmtree(state, ignore_errors=True)  # of a process that died after its last rename
             return found
@@ -35,6 +35,7 @@ def run_stage(stage: Stage, spec: StageSpec, events: Events, cancelled: Callable
         state.mkdir(parents=True, exist_ok=True)
         data = open_corpus(spec.data, home / "store" / "dataset")
         data.require_unchanged(spec.inputs)
+        _require_unchanged(stage, spec)
         context = Context(
             origin=origin,
             teacher=open_model(spec.teacher, store) if spec.teacher else None,
@@ -45,20 +46,28 @@ def run_stage(stage: Stage, spec: StageSpec, events: Events, cancelled: Callable
             state=state,
             events=events,
             cancelled=cancelled,
+            responses=open_dataset(spec.responses, store) if spec.responses else None,
         )
-        draft = store.draft("model", spec.fingerprint)
+        draft = store.draft(stage.makes, spec.fingerprint)
+        make = _make if stage.makes == "model" else _make_dataset
         try:
-            return _make(stage, source, context, store, draft, spec)
+            return make(stage, source, context, store, draft, spec)
         except KeyboardInterrupt:
             raise Cancelled(f"{stage.stage} was cancelled; what training had saved is kept") from None
         finally:
             shutil.rmtree(draft, ignore_errors=True)  # renamed away when all went well
 
 
+def _require_unchanged(stage: Stage, spec: StageSpec) -> None:
+    for role, found in stage.named_inputs().items():
+        if spec.inputs.get(role, found) != found:
+            raise BadInput(
+                f"{stage.stage}: the {role} have changed since this run was planned; run it again to plan anew"
+            )
+
+
 def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Path, spec: StageSpec) -> Artifact:
-    started = time.time()
-    torch.manual_seed(context.seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    started = _begin(context)
     promised = stage.plan(source.facts)
     writer = Writer(draft, promised, tokenizer_from=source.folder)
     stage.apply(source, writer, context)
@@ -66,7 +75,39 @@ def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Pa
     applied = time.time()
     proofs = prove(stage.trains, source, promised, writer, context.device)
     facts = proofs.pop("facts")
-    manifest: dict[str, Any] = {
+    manifest = _told(stage, spec, applied - started) | {
+        "proof_seconds": time.time() - applied,
+        "parameters": facts.parameters,
+        "bytes": facts.bytes,
+        "weight_bytes": facts.weight_bytes(),
+        "proofs": proofs,
+    }
+    artifact = store.commit("model", spec.fingerprint, draft, manifest)
+    shutil.rmtree(context.state, ignore_errors=True)
+    return artifact
+
+
+def _make_dataset(
+    stage: Stage, source: Model, context: Context, store: Store, draft: Path, spec: StageSpec
+) -> Artifact:
+    started = _begin(context)
+    counts = stage.generate(source, draft, context)
+    manifest = _told(stage, spec, time.time() - started) | {"counts": counts}
+    artifact = store.commit("dataset", spec.fingerprint, draft, manifest)
+    shutil.rmtree(context.state, ignore_errors=True)
+    return artifact
+
+
+def _begin(context: Context) -> float:
+    """Seed everything; the time."""
+    torch.manual_seed(context.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return time.time()
+
+
+def _told(stage: Stage, spec: StageSpec, seconds: float) -> dict[str, Any]:
+    """What every manifest says."""
+    return {
         "stage": stage.stage,
         "version": stage.version,
         "settings": stage.settings(),
@@ -77,14 +118,6 @@ def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Pa
         "data": spec.data.model_dump(),
         "machine": machine.describe(spec.machine.device, spec.machine.threads),
         "versions": machine.versions(),
-        "seconds": applied - started,
-        "proof_seconds": time.time() - applied,
-        "peak_memory_bytes": machine.peak_memory(context.device),
-        "parameters": facts.parameters,
-        "bytes": facts.bytes,
-        "weight_bytes": facts.weight_bytes(),
-        "proofs": proofs,
+        "seconds": seconds,
+        "peak_memory_bytes": machine.peak_memory(spec.machine.device),
     }
-    artifact = store.commit("model", spec.fingerprint, draft, manifest)
-    shutil.rmtree(context.state, ignore_errors=True)
-    return artifact
