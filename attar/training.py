@@ -62,14 +62,19 @@ def fit(
     rates: Mapping[str, float] | None = None,
 ) -> None:
     """:func:`train` with the teacher and the text of a stage's context; ``source`` lends the tokenizer."""
-    teacher = None
-    if settings.alpha > 0:
-        if context.teacher is None:
-            raise BadInput(f"alpha={settings.alpha:g} asks for a teacher and there is none; alpha=0 needs none")
-        _require_same_tokens(source, context.teacher)
-        teacher = context.teacher.materialize(context.torch_dtype, context.device).requires_grad_(False)
+    teacher = open_teacher(source, settings, context)
     windows = context.data.windows("train", source.tokenizer_file, settings.windows, settings.length, context.seed)
     train(student, teacher, windows, settings, context, rates)
+
+
+def open_teacher(source: "Model", settings: TrainingSettings, context: Surroundings) -> nn.Module | None:
+    """The teacher of a stage's context, frozen, with the tokens of ``source``; None when ``alpha`` is 0."""
+    if settings.alpha == 0:
+        return None
+    if context.teacher is None:
+        raise BadInput(f"alpha={settings.alpha:g} asks for a teacher and there is none; alpha=0 needs none")
+    _require_same_tokens(source, context.teacher)
+    return context.teacher.materialize(context.torch_dtype, context.device).requires_grad_(False)
 
 
 def train(
@@ -80,12 +85,35 @@ def train(
     context: Surroundings,
     rates: Mapping[str, float] | None = None,
 ) -> None:
-    """Train, in place, every parameter of ``student`` that requires a gradient; at the end they are fp32.
+    """:func:`learn` from whole windows of text.
 
     Args:
         student: a causal language model of transformers (``.model`` gives hidden states, ``.lm_head`` is linear).
         teacher: the same kind with the same vocabulary; not needed, and not asked, when ``alpha`` is 0.
         windows: token ids [n, length]; read in a new order every epoch, as often as the budget needs.
+        settings, context, rates: as in :func:`learn`.
+    """
+
+    def lesson(step: int) -> HeadLoss:
+        ids_BT = torch.from_numpy(batch(windows, settings.batch, context.seed, step)).to(context.device)
+        with quick_attention(student, teacher, length=ids_BT.shape[1], device=context.device):
+            return loss_of(student, teacher, ids_BT, settings)
+
+    learn(student, lesson, settings, context, rates)
+
+
+def learn(
+    student: nn.Module,
+    lesson: Callable[[int], HeadLoss],
+    settings: TrainingSettings,
+    context: Surroundings,
+    rates: Mapping[str, float] | None = None,
+) -> None:
+    """Train, in place, every parameter of ``student`` that requires a gradient; at the end they are fp32.
+
+    Args:
+        student: a module.
+        lesson: the loss of a step on the student as it is then; a function of the step's number alone.
         settings: budget, schedule, loss.
         context: where the state lies, seed, events.
         rates: peak learning rates by parameter name where they differ from ``settings.learning_rate``.
@@ -109,9 +137,7 @@ def train(
         if context.cancelled():
             save_state(optimizer, alive, context.state)
             raise Cancelled(f"training was stopped after {step} of {settings.steps} steps, which are saved")
-        ids_BT = torch.from_numpy(batch(windows, settings.batch, context.seed, step)).to(context.device)
-        with quick_attention(student, teacher, length=ids_BT.shape[1], device=context.device):
-            losses = loss_of(student, teacher, ids_BT, settings)
+        losses = lesson(step)
         losses.loss.backward()  # type: ignore[no-untyped-call]
         norms = optimizer.gradient_norms()
         norm = math.hypot(*norms.values())
@@ -127,16 +153,27 @@ def train(
     optimizer.publish()
 
 
-def loss_of(student: nn.Module, teacher: nn.Module | None, ids_BT: Tensor, settings: TrainingSettings) -> HeadLoss:
-    """The objective on windows of token ids [batch, tokens], each token but the last predicting the next."""
+def loss_of(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    ids_BT: Tensor,
+    settings: TrainingSettings,
+    learned_BT: Tensor | None = None,
+) -> HeadLoss:
+    """The objective on rows of token ids [batch, tokens], each token but the last predicting the next.
+
+    ``learned_BT`` [batch, tokens − 1] says which of these predictions count; all do by default.
+    """
     objective = Objective(settings.alpha, settings.temperature, settings.divergence, settings.mix)
-    labels_N = ids_BT[:, 1:].reshape(-1)
+    counting = slice(None) if learned_BT is None else learned_BT.reshape(-1)
+    labels_N = ids_BT[:, 1:].reshape(-1)[counting]
     teacher_NE = teacher_head_VE = None
     if teacher is not None and settings.alpha > 0:
         with torch.no_grad():
-            teacher_NE = _last_hidden(teacher, ids_BT)
+            teacher_NE = _last_hidden(teacher, ids_BT)[counting]
         teacher_head_VE = _head(teacher).detach()
-    return head_loss(_last_hidden(student, ids_BT), _head(student), labels_N, objective, teacher_NE, teacher_head_VE)
+    hidden_ND = _last_hidden(student, ids_BT)[counting]
+    return head_loss(hidden_ND, _head(student), labels_N, objective, teacher_NE, teacher_head_VE)
 
 
 def batch(windows: npt.NDArray[np.int64], size: int, seed: int, step: int) -> npt.NDArray[np.int64]:

@@ -110,9 +110,8 @@ class MlflowTracker:
         report = self.folder / "report.json"
         rows = json.loads(report.read_text())["rows"] if record["status"] == "finished" and report.is_file() else []
         if rows:
-            self._final(
-                run, next(row for row in reversed(rows) if row.get("pairs") is None), round(1000 * record["time"])
-            )
+            last = next(row for row in reversed(rows) if row.get("pairs") is None)  # a model, not a dataset
+            self._final(run, last, round(1000 * record["time"]))
         if record["text"]:
             self.client.set_tag(run, "attar.error", record["text"][:5000])
         self._close("parent", record)

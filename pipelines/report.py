@@ -37,9 +37,7 @@ class Row:
     decode: float | None  # tokens/s
     seconds: float | None  # of the stage, without measuring
     peak_memory_bytes: int | None  # of the stage's process
-    pairs: int | None = (
-        None  # of a stage that makes a dataset: pairs that it kept; the model is that of the step before
-    )
+    pairs: int | None = None  # kept by a stage that makes a dataset; its model is that of the step before
     tokens: int | None = None  # of all prompts and answers of the dataset's making
     price: float | None = None  # of these tokens, in the currency that the recipe's price is in
 

@@ -13,6 +13,7 @@ from stages.base import Stage
 REGISTRY: dict[str, str] = {
     "generate.responses": "stages.generate_responses:Responses",
     "distill.logit": "stages.distill_logit:Logit",
+    "distill.response": "stages.distill_response:Response",
     "prune.width": "stages.prune_width:Width",
     "quantize.rtn": "stages.quantize_rtn:RoundToNearest",
     "quantize.gptq": "stages.quantize_gptq:Gptq",

@@ -80,8 +80,8 @@ class Responses(Stage):
     def plan(self, facts: ModelFacts) -> ModelFacts:
         if self.endpoint is not None and not self.endpoint.terms_accepted:
             raise BadInput(
-                f"generate.responses: whether a model may be trained on answers of {self.endpoint.url} is for its terms "
-                "of use to say; read them, and set endpoint.terms_accepted to true if they allow it"
+                f"generate.responses: whether a model may be trained on answers of {self.endpoint.url} is for its "
+                "terms of use to say; read them, and set endpoint.terms_accepted to true if they allow it"
             )
         return facts
 

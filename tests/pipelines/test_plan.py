@@ -89,6 +89,8 @@ def test_teachers(document: dict[str, Any], home: Path, tmp_path: Path, model: P
         ([FOUR[1] | {"ffn": 0.9}, {"stage": "finetune.full", **TRAIN}], "at once"),
         ([FOUR[0] | {"keep": 1}, FOUR[0] | {"student": "previous"}], None),
         ([FOUR[1], {"stage": "finetune.full", **TRAIN}, FOUR[2]], None),
+        ([{"stage": "generate.responses"}], "no stage after it learns from"),
+        ([{"stage": "generate.responses"}, {"stage": "distill.response", **TRAIN}], None),
     ],
 )
 def test_warnings(document: dict[str, Any], home: Path, chain: list[dict[str, Any]], words: str | None) -> None:

@@ -1,0 +1,83 @@
+"""Who learns: the settings that choose a student, equal for all ways to teach it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from attar.errors import BadInput
+from attar.facts import ModelFacts
+
+if TYPE_CHECKING:
+    import torch
+
+    from attar.model import Model
+
+Index = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class StudentSettings(BaseModel):
+    """The student of a distillation: layers of the incoming model, or all of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    if TYPE_CHECKING:
+        stage: str  # of the stage that these settings are part of
+
+    student: Annotated[
+        Literal["carved", "previous"],
+        Field(description="carved: layers of the incoming model; previous: the incoming model as it is"),
+    ] = "carved"
+    keep: Annotated[
+        Count | Share | Annotated[list[Index], Field(min_length=1)],
+        Field(description="layers a carved student keeps: how many or which fraction, evenly spaced, or their indices"),
+    ] = 0.9
+
+    def kept(self, layers: int) -> list[int]:
+        """Indices of the layers that stay, or a sentence why there are none such."""
+        if isinstance(self.keep, list):
+            if sorted(set(self.keep)) != self.keep:
+                raise BadInput(f"{self.stage}: keep={self.keep} must name each layer once, in rising order")
+            if self.keep[-1] >= layers:
+                raise BadInput(f"{self.stage}: keep names layer {self.keep[-1]}, the model ends with {layers - 1}")
+            chosen = self.keep
+        else:
+            count = self.keep if isinstance(self.keep, int) else max(1, round(self.keep * layers))
+            if count > layers:
+                raise BadInput(f"{self.stage}: keep={count} asks for more layers than the {layers} of the model")
+            # Even steps from the first to the last layer; both matter more than any between them.
+            chosen = [round(i * (layers - 1) / max(1, count - 1)) for i in range(count)]
+        if len(chosen) == layers:
+            raise BadInput(f"{self.stage}: keep={self.keep} keeps all {layers} layers; student=previous does that")
+        return chosen
+
+    def student_facts(self, facts: ModelFacts) -> ModelFacts:
+        """Facts of the student made of a model with these facts, or a sentence why there can be none."""
+        if facts.quantization is not None:
+            raise BadInput(
+                f"{self.stage}: the incoming model holds packed integers, which do not learn; put {self.stage} before "
+                "the quantization, or recover the quantized model with finetune.scales"
+            )
+        if self.student == "previous":
+            return facts.changed(dtype="bfloat16")
+        kept = self.kept(facts.layers)
+        kinds = facts.config.get("layer_types")
+        per_layer: dict[str, Any] = {"layer_types": [kinds[i] for i in kept]} if kinds else {}
+        return facts.changed(num_hidden_layers=len(kept), dtype="bfloat16", **per_layer)
+
+    def make_student(self, source: Model, promised: ModelFacts, dtype: torch.dtype, device: str) -> Any:
+        """The student as a module whose every weight learns; ``promised`` are its facts."""
+        from torch import nn
+
+        student: Any = source.materialize(dtype, device)
+        if self.student == "carved":
+            layers = student.model.layers
+            student.model.layers = nn.ModuleList(layers[i] for i in self.kept(source.facts.layers))
+            for index, layer in enumerate(student.model.layers):
+                layer.self_attn.layer_idx = index
+            student.config.num_hidden_layers = len(student.model.layers)
+            if "layer_types" in promised.config:
+                student.config.layer_types = list(promised.config["layer_types"])
+        return student.requires_grad_(True)
