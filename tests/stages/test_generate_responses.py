@@ -164,7 +164,7 @@ def test_what_cannot_be_asked_is_a_sentence(talker: Path, tmp_path: Path, monkey
         Responses(endpoint=server).plan(facts)
     monkeypatch.delenv("TEACHER_KEY", raising=False)
     stage = Responses(endpoint=server | {"terms_accepted": True})
-    with pytest.raises(BadInput, match="TEACHER_KEY.*is not set"):
+    with pytest.raises(BadInput, match=r"TEACHER_KEY.*is not set"):
         stage.ready()
     monkeypatch.setenv("TEACHER_KEY", "k")
     with pytest.raises(BadInput, match="cannot be reached"):

@@ -110,7 +110,7 @@ def test_nobody_there_and_no_key_are_sentences(teacher_server: "Teacher", monkey
     with pytest.raises(BadInput, match="cannot be reached"):
         Endpoint(url="http://127.0.0.1:9/v1", model="m").require_reachable()
     monkeypatch.delenv("TEACHER_KEY")
-    with pytest.raises(BadInput, match="environment variable TEACHER_KEY.*is not set"):
+    with pytest.raises(BadInput, match=r"environment variable TEACHER_KEY.*is not set"):
         endpoint(teacher_server).key()
 
 
