@@ -3,9 +3,9 @@
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from attar.errors import BadInput, nearest
 from stages.base import Stage
@@ -58,5 +58,9 @@ def sentence(error: ValidationError, model: type[Any]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
+        for part in first["loc"][:-1]:  # the settings may lie in a mapping
+            annotation = model.model_fields[str(part)].annotation
+            inner = (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+            model = next((kind for kind in inner if issubclass(kind, BaseModel)), model)
         return f"unknown setting {key!r}; {nearest(str(first['loc'][-1]), model.model_fields)}"
     return f"{key}={first.get('input')!r}: {first['msg']}"

@@ -75,7 +75,8 @@ def steps_of(
     waiting: list[int] = []  # rows of a last batch that was not full
     for number in count():
         pool = waiting + list(islice(order, max(1, POOL * tokens // max(lengths))))
-        batches = _by_length(pool, lengths, tokens)
+        # From either end in turn: what waits now comes first then, so that no row waits for ever.
+        batches = _by_length(pool, lengths, tokens, from_longest=number % 2 == 0)
         waiting = batches.pop() if len(batches) > 1 else []
         shuffled = np.random.default_rng((seed, 2, number)).permutation(len(batches))
         found += [batches[place] for place in shuffled]
@@ -84,11 +85,11 @@ def steps_of(
     return found[:steps]
 
 
-def _by_length(pool: list[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Batches of at most ``tokens`` tokens, padding included, from the longest rows to the shortest."""
+def _by_length(pool: list[int], lengths: Sequence[int], tokens: int, from_longest: bool) -> list[list[int]]:
+    """Batches of at most ``tokens`` tokens, padding included, from the longest rows to the shortest or back."""
     batches: list[list[int]] = []
-    for row in sorted(pool, key=lambda row: -lengths[row]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:
+    for row in sorted(pool, key=lambda row: lengths[row], reverse=from_longest):
+        if batches and (len(batches[-1]) + 1) * max(lengths[batches[-1][0]], lengths[row]) <= tokens:
             batches[-1].append(row)
         else:
             batches.append([row])

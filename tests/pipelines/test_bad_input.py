@@ -112,7 +112,7 @@ CASES |= {
     "terms not accepted": (asking(endpoint=ENDPOINT | {"terms_accepted": False}), "terms_accepted to true"),
     "key not in the environment": (asking(endpoint=ENDPOINT | {"key_variable": "NO_SUCH_KEY"}), "NO_SUCH_KEY"),
     "endpoint that nobody answers at": (asking(endpoint=ENDPOINT), "cannot be reached"),
-    "endpoint with a typo": (asking(endpoint=ENDPOINT | {"modle": "x"}), "modle"),
+    "endpoint with a typo": (asking(endpoint=ENDPOINT | {"modle": "x"}), "did you mean 'model'"),
     "people without a share": (
         top(stages=[{"stage": "distill.response", "responses": "x.jsonl", "human": "y.jsonl"}]),
         "go together",

@@ -94,7 +94,7 @@ def test_a_file_that_changes_after_the_plan_is_a_sentence(pairs: str, tmp_path: 
     stage = Response(keep=3, responses=pairs, **SHORT)
     told = job(stage, source, write_text(home / "text.txt"), home, "check", "float32")
     write_pairs(Path(pairs), PAIRS[:3])
-    with pytest.raises(BadInput, match="the responses changed since this run was planned"):
+    with pytest.raises(BadInput, match="the responses have changed since this run was planned"):
         stage.run(stage.job(told), Events(None))
 
 

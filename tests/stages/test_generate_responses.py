@@ -23,7 +23,7 @@ FACTS: dict[str, Any] = {"count": 12, "max_new_tokens": 12, "batch": 4, "tempera
 @pytest.fixture(scope="module")
 def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that often ends its answers: a tenth of its vocabulary are ends of text."""
-    folder = tiny_model(tmp_path_factory.mktemp("model"))
+    folder = tiny_model(tmp_path_factory.mktemp("model"), max_position_embeddings=1024)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(range(0, 512, 5))}))
     return folder
 
@@ -171,5 +171,5 @@ def test_what_cannot_be_asked_is_a_sentence(talker: Path, tmp_path: Path, monkey
         stage.ready()
     with pytest.raises(BadInput, match=r"generate\.responses: the data file .* does not exist"):
         Responses(prompts=str(tmp_path / "absent.jsonl")).named_inputs()
-    with pytest.raises(BadInput, match="no prompt fits into the 512 tokens"):
-        run_on(Responses(prompts=prompts(tmp_path), max_new_tokens=512), talker, tmp_path / "home")
+    with pytest.raises(BadInput, match="no prompt fits into the 1024 tokens"):
+        run_on(Responses(prompts=prompts(tmp_path), max_new_tokens=1024), talker, tmp_path / "home")
