@@ -1,5 +1,6 @@
 """A model on disk, seen lazily: facts and single tensors without loading it, the whole module when asked."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,14 @@ class Model:
             tensor: torch.Tensor = file.get_tensor(name)
             return tensor
 
+    def head(self, dtype: torch.dtype, device: str = "cpu") -> torch.Tensor:
+        """Weight of the head alone [vocabulary, width]; the embedding's where the two are one."""
+        name = architecture.HEAD if architecture.HEAD in self._files else architecture.EMBEDDING
+        return self.tensor(name).to(device, dtype)
+
     def hf_config(self) -> Any:
         """The transformers config without its quantization part (packed linears are ours)."""
-        config = {k: v for k, v in self.facts.config.items() if k != "quantization_config"}
-        return AutoConfig.for_model(**config)
+        return hf_config(self.facts.config)
 
     def materialize(self, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
         """The whole model in evaluation mode; packed linears become :class:`PackedLinear`.
@@ -92,6 +97,17 @@ class Model:
             group_size=quantization.group_size,
             dtype=dtype,
         )
+
+
+def hf_config(config: Mapping[str, Any]) -> Any:
+    """The transformers config of ``config.json`` without its quantization part."""
+    return AutoConfig.for_model(**{k: v for k, v in config.items() if k != "quantization_config"})
+
+
+def fresh(config: Mapping[str, Any], dtype: torch.dtype, device: str) -> nn.Module:
+    """A model with random weights as transformers initialises them, drawn in fp32 from torch's generator."""
+    model: nn.Module = AutoModelForCausalLM.from_config(hf_config(config), dtype=torch.float32)
+    return model.to(device, dtype).eval()
 
 
 def skeleton(config: Any, dtype: torch.dtype) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from attar.errors import BadInput
 from attar.facts import ModelFacts
+from attar.shape import Shape
 
 if TYPE_CHECKING:
     import torch
@@ -20,20 +21,42 @@ Count = Annotated[int, Field(gt=0)]
 
 
 class StudentSettings(BaseModel):
-    """The student of a distillation: layers of the incoming model, or all of it."""
+    """The student of a distillation: layers of the incoming model, or all of it, a fresh model, or another one.
+
+    A carved student starts from the layers it keeps, embedding, final norm and head included, not from noise. Another
+    checkpoint takes the place of the incoming model; a fresh model has its family and tokenizer, and random weights.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     if TYPE_CHECKING:
         stage: str  # of the stage that these settings are part of
 
     student: Annotated[
-        Literal["carved", "previous"],
-        Field(description="carved: layers of the incoming model; previous: the incoming model as it is"),
+        str,
+        Field(
+            min_length=1,
+            description="who learns: carved (layers of the incoming model), previous (the incoming model as it is), "
+            "fresh (random weights in the given shape), or another model as the recipe names one",
+        ),
     ] = "carved"
     keep: Annotated[
         Count | Share | Annotated[list[Index], Field(min_length=1)],
         Field(description="layers a carved student keeps: how many or which fraction, evenly spaced, or their indices"),
     ] = 0.9
+    shape: Annotated[
+        Shape | None,
+        Field(description="sizes of a fresh student: layers, hidden, ffn, heads, kv_heads, head_dim; else as incoming"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _shape_applies(self) -> Self:
+        if self.shape is not None and self.student != "fresh":
+            raise ValueError(f"shape belongs to student=fresh, and student is {self.student}; leave shape out")
+        return self
+
+    def student_spec(self) -> str | None:
+        """The model that learns instead of the incoming one, as a recipe names it."""
+        return None if self.student in ("carved", "previous", "fresh") else self.student
 
     def kept(self, layers: int) -> list[int]:
         """Indices of the layers that stay, or a sentence why there are none such."""
@@ -60,7 +83,9 @@ class StudentSettings(BaseModel):
                 f"{self.stage}: the incoming model holds packed integers, which do not learn; put {self.stage} before "
                 "the quantization, or recover the quantized model with finetune.scales"
             )
-        if self.student == "previous":
+        if self.student == "fresh":
+            return (self.shape or Shape()).of(facts, self.stage).changed(dtype="bfloat16")
+        if self.student != "carved":
             return facts.changed(dtype="bfloat16")
         kept = self.kept(facts.layers)
         kinds = facts.config.get("layer_types")
@@ -71,6 +96,10 @@ class StudentSettings(BaseModel):
         """The student as a module whose every weight learns; ``promised`` are its facts."""
         from torch import nn
 
+        from attar.model import fresh
+
+        if self.student == "fresh":
+            return fresh(promised.config, dtype, device).requires_grad_(True)
         student: Any = source.materialize(dtype, device)
         if self.student == "carved":
             layers = student.model.layers

@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attar.attention import quick_attention
-from attar.divergence import HeadLoss, Objective, head_loss
+from attar.divergence import HeadLoss, Objective, TopK, head_loss
 from attar.errors import BadInput, Cancelled, ProofFailed
 from attar.optimizer import MasterAdamW
+from attar.store import Store
+from attar.teacher_cache import Hidden, Keep, TeacherCache, head_weight, last_hidden, open_cache
 from attar.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class Surroundings(Protocol):
     @property
     def state(self) -> Path: ...
     @property
+    def store(self) -> Store: ...
+    @property
     def cancelled(self) -> Callable[[], bool]: ...
     def report(self, name: str, value: float, step: int | None = None) -> None: ...
     def progress(self, done: int, total: int, unit: str) -> None: ...
@@ -62,24 +66,33 @@ def fit(
     rates: Mapping[str, float] | None = None,
 ) -> None:
     """:func:`train` with the teacher and the text of a stage's context; ``source`` lends the tokenizer."""
-    teacher = open_teacher(source, settings, context)
+    asked = asked_teacher(source, settings, context)
     windows = context.data.windows("train", source.tokenizer_file, settings.windows, settings.length, context.seed)
-    train(student, teacher, windows, settings, context, rates)
+    if asked is None:
+        train(student, None, windows, settings, context, rates)
+    elif settings.cache == "none":
+        teacher = asked.materialize(context.torch_dtype, context.device).requires_grad_(False)
+        train(student, teacher, windows, settings, context, rates)
+    else:
+        cache = open_cache(asked, windows, Keep(settings.cache, settings.top_k, settings.temperature), context)
+        report_missed(student, asked, cache, windows, settings, context, step=0)
+        train(student, cache, windows, settings, context, rates)
+        report_missed(student, asked, cache, windows, settings, context, step=settings.steps)
 
 
-def open_teacher(source: "Model", settings: TrainingSettings, context: Surroundings) -> nn.Module | None:
-    """The teacher of a stage's context, frozen, with the tokens of ``source``; None when ``alpha`` is 0."""
+def asked_teacher(source: "Model", settings: TrainingSettings, context: Surroundings) -> "Model | None":
+    """The teacher of a stage's context, with the tokens of ``source``; None when ``alpha`` is 0."""
     if settings.alpha == 0:
         return None
     if context.teacher is None:
         raise BadInput(f"alpha={settings.alpha:g} asks for a teacher and there is none; alpha=0 needs none")
     _require_same_tokens(source, context.teacher)
-    return context.teacher.materialize(context.torch_dtype, context.device).requires_grad_(False)
+    return context.teacher
 
 
 def train(
     student: nn.Module,
-    teacher: nn.Module | None,
+    teacher: nn.Module | TeacherCache | None,
     windows: npt.NDArray[np.int64],
     settings: TrainingSettings,
     context: Surroundings,
@@ -89,15 +102,18 @@ def train(
 
     Args:
         student: a causal language model of transformers (``.model`` gives hidden states, ``.lm_head`` is linear).
-        teacher: the same kind with the same vocabulary; not needed, and not asked, when ``alpha`` is 0.
+        teacher: the same kind with the same vocabulary, or a cache of what it says about ``windows``; not needed, and
+            not asked, when ``alpha`` is 0.
         windows: token ids [n, length]; read in a new order every epoch, as often as the budget needs.
         settings, context, rates: as in :func:`learn`.
     """
+    online = teacher if isinstance(teacher, nn.Module) else None
 
     def lesson(step: int) -> HeadLoss:
-        ids_BT = torch.from_numpy(batch(windows, settings.batch, context.seed, step)).to(context.device)
-        with quick_attention(student, teacher, length=ids_BT.shape[1], device=context.device):
-            return loss_of(student, teacher, ids_BT, settings)
+        rows = batch_rows(len(windows), settings.batch, context.seed, step)
+        ids_BT = torch.from_numpy(windows[rows]).to(context.device)
+        with quick_attention(student, online, length=ids_BT.shape[1], device=context.device):
+            return loss_of(student, teacher, ids_BT, settings, rows)
 
     learn(student, lesson, settings, context, rates)
 
@@ -155,33 +171,83 @@ def learn(
 
 def loss_of(
     student: nn.Module,
-    teacher: nn.Module | None,
+    teacher: nn.Module | TeacherCache | None,
     ids_BT: Tensor,
     settings: TrainingSettings,
+    rows: npt.NDArray[np.int64] | None = None,
     learned_BT: Tensor | None = None,
 ) -> HeadLoss:
     """The objective on rows of token ids [batch, tokens], each token but the last predicting the next.
 
-    ``learned_BT`` [batch, tokens − 1] says which of these predictions count; all do by default.
+    ``rows`` [batch] are their places in what a cache was made of. ``learned_BT`` [batch, tokens − 1] says which of the
+    predictions count, for a teacher that is no cache; all do by default.
     """
-    objective = Objective(settings.alpha, settings.temperature, settings.divergence, settings.mix)
     counting = slice(None) if learned_BT is None else learned_BT.reshape(-1)
+    objective = Objective(settings.alpha, settings.temperature, settings.divergence, settings.mix)
     labels_N = ids_BT[:, 1:].reshape(-1)[counting]
-    teacher_NE = teacher_head_VE = None
+    hidden_NE = head_VE = top = None
     if teacher is not None and settings.alpha > 0:
-        with torch.no_grad():
-            teacher_NE = _last_hidden(teacher, ids_BT)[counting]
-        teacher_head_VE = _head(teacher).detach()
-    hidden_ND = _last_hidden(student, ids_BT)[counting]
-    return head_loss(hidden_ND, _head(student), labels_N, objective, teacher_NE, teacher_head_VE)
+        said = _targets(teacher, ids_BT, rows)
+        if isinstance(said, TopK):
+            top = said
+        else:
+            hidden_NE, head_VE = said
+            hidden_NE = hidden_NE[counting]
+    hidden_ND = last_hidden(student, ids_BT)[counting]
+    return head_loss(hidden_ND, head_weight(student), labels_N, objective, hidden_NE, head_VE, top=top)
+
+
+def _targets(teacher: nn.Module | TeacherCache, ids_BT: Tensor, rows: npt.NDArray[np.int64] | None) -> Hidden | TopK:
+    if isinstance(teacher, TeacherCache):
+        if rows is None:
+            raise ValueError("a cache needs to know which windows it is asked about")
+        return teacher.targets(rows)
+    with torch.no_grad():
+        return Hidden(last_hidden(teacher, ids_BT), head_weight(teacher).detach())
+
+
+@torch.no_grad()
+def report_missed(
+    student: nn.Module,
+    teacher: "Model",
+    cache: TeacherCache,
+    windows: npt.NDArray[np.int64],
+    settings: TrainingSettings,
+    context: Surroundings,
+    step: int,
+) -> None:
+    """Report what a cache of top tokens misses: mass of the rest, and nats of the divergence on some windows."""
+    if cache.keep.what != "topk":
+        return
+    dtype = next(student.parameters()).dtype
+    count, exact_NE = cache.probe()
+    exact_head_VE = teacher.head(dtype, context.device)
+    ids_BT = torch.from_numpy(windows[:count]).to(context.device)
+    objective = Objective(1.0, settings.temperature, settings.divergence, settings.mix)
+    hidden_ND, labels_N = last_hidden(student, ids_BT), ids_BT[:, 1:].reshape(-1)
+    head_VD = head_weight(student)
+    whole = head_loss(hidden_ND, head_VD, labels_N, objective, exact_NE.to(dtype), exact_head_VE).divergence.item()
+    top = cache.top(np.arange(count))
+    kept = head_loss(hidden_ND, head_VD, labels_N, objective, top=top).divergence.item()
+    context.report("topk_tail_mass", 1 - cache.mass, step)
+    context.report("topk_bias", whole - kept, step)
+    context.log(
+        f"cache=topk: the {cache.keep.top_k} tokens kept hold {cache.mass:.1%} of the teacher's probability at "
+        f"temperature {cache.keep.temperature:g}; of a divergence of {whole:.4f} nats a token they see {kept:.4f}"
+    )
 
 
 def batch(windows: npt.NDArray[np.int64], size: int, seed: int, step: int) -> npt.NDArray[np.int64]:
-    """Windows [size, length] of a step: every epoch is a permutation of its own, drawn from (seed, epoch)."""
-    count = len(windows)
+    """Windows [size, length] of a step."""
+    rows: npt.NDArray[np.int64] = windows[batch_rows(len(windows), size, seed, step)]
+    return rows
+
+
+def batch_rows(count: int, size: int, seed: int, step: int) -> npt.NDArray[np.int64]:
+    """Which of ``count`` windows a step reads [size]: every epoch is a permutation, drawn from (seed, epoch)."""
     places = range(step * size, (step + 1) * size)
     orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in {p // count for p in places}}
-    return np.stack([windows[orders[place // count][place % count]] for place in places])
+    return np.array([orders[place // count][place % count] for place in places], dtype=np.int64)
 
 
 def save_state(optimizer: MasterAdamW, alive: set[str], folder: Path) -> None:
@@ -220,21 +286,9 @@ def _require_same_tokens(student: "Model", teacher: "Model") -> None:
     if (student.facts.vocabulary, student.facts.tokenizer) != (teacher.facts.vocabulary, teacher.facts.tokenizer):
         raise BadInput(
             f"the tokenizer of the teacher {teacher.folder} differs from that of the student {student.folder}, so "
-            "their next-token distributions cannot be compared; choose a teacher with the same tokenizer"
+            "their next-token distributions cannot be compared; choose a teacher with the same tokenizer, or let this "
+            "one write answers with generate.responses and learn from them with distill.response"
         )
-
-
-def _last_hidden(model: nn.Module, ids_BT: Tensor) -> Tensor:
-    """Hidden states after the final norm of all tokens that have a next one, [batch · (tokens − 1), width]."""
-    body: Any = model.model
-    hidden: Tensor = body(input_ids=ids_BT, use_cache=False).last_hidden_state
-    return hidden[:, :-1].flatten(0, 1)
-
-
-def _head(model: nn.Module) -> Tensor:
-    head: Any = model.lm_head
-    weight: Tensor = head.weight
-    return weight
 
 
 def _digest(master: Tensor, name: str) -> int:

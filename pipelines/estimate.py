@@ -20,11 +20,12 @@ PROCESS_BYTES = 500_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds, bytes at the peak of the process, and bytes of training state on disk."""
+    """Seconds, bytes at the peak of the process, and bytes of training state and of a teacher cache on disk."""
 
     seconds: float
     memory: int
     state: int = 0
+    cache: int = 0
 
 
 def speed(machine: Machine) -> float:
@@ -41,7 +42,8 @@ def estimate_stage(stage: Stage, source: ModelFacts, teacher: ModelFacts, machin
     reopened = 0
     if stage.makes == "model":
         reopened = PROCESS_BYTES + 4 * stage.plan(source).parameters  # the proof opens the result in fp32, on the CPU
-    return Estimate(START_SECONDS + cost.flops / speed(machine), max(cost.memory + PROCESS_BYTES, reopened), cost.state)
+    seconds = START_SECONDS + cost.flops / speed(machine)
+    return Estimate(seconds, max(cost.memory + PROCESS_BYTES, reopened), cost.state, cost.cache)
 
 
 def estimate_measure(suite: Suite, model: ModelFacts, origin: ModelFacts, machine: Machine) -> Estimate:

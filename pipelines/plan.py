@@ -99,6 +99,7 @@ class Plan:
                     "compression_ratio": self.ratio(step),
                     "memory_bytes": max(step.work.memory, step.measuring.memory),
                     "seconds": step.work.seconds + step.measuring.seconds,
+                    "teacher_cache_bytes": step.work.cache,
                 }
                 for step in self.steps
             ],
@@ -124,14 +125,15 @@ def make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch = lambda 
     origin = open_model(recipe.model, recipe.task, home, complete, watch)
     if origin.facts.quantization is not None:
         raise BadInput(f"the model {recipe.model} is quantized already; start from the dense one it was made of")
-    _check_chain(chain, origin.facts)
+    students = _students(recipe, chain, home, complete, watch)
+    _check_chain(chain, origin.facts, students)
     corpus = open_corpus(
         recipe.data,
         home.corpus,
         progress=lambda done, total: watch({"kind": "progress", "done": done, "total": total, "unit": "files read"}),
     )
     _Data(corpus, origin).check(recipe, chain)
-    steps = _Chain(recipe, home, machine, origin, corpus).steps(chain, complete, watch)
+    steps = _Chain(recipe, home, machine, origin, corpus, students).steps(chain, complete, watch)
     disk = _disk(steps)
     free = hardware.free_disk(home.root)
     warnings = [*advice.warnings(steps, machine), *_not_here(origin, disk, free)]
@@ -143,10 +145,18 @@ def make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch = lambda 
     return Plan(recipe, home, machine, tuple(steps), tuple(warnings), disk)
 
 
-def _check_chain(chain: tuple[Stage, ...], facts: ModelFacts) -> None:
+def _students(
+    recipe: Recipe, chain: tuple[Stage, ...], home: Home, complete: bool, watch: Watch
+) -> dict[int, Material]:
+    """Stage → the model it works on, where the recipe names one instead of the previous."""
+    named = {index: stage.student_spec() for index, stage in enumerate(chain)}
+    return {i: open_model(spec, recipe.task, home, complete, watch) for i, spec in named.items() if spec is not None}
+
+
+def _check_chain(chain: tuple[Stage, ...], facts: ModelFacts, students: dict[int, Material]) -> None:
     """Facts through all stages, before any data is read: an order that cannot work is told in milliseconds."""
     for index, stage in enumerate(chain):
-        facts = _planned(stage, index, facts)
+        facts = _planned(stage, index, students[index].facts if index in students else facts)
 
 
 def _planned(stage: Stage, index: int, facts: ModelFacts) -> ModelFacts:
@@ -191,20 +201,31 @@ class _Data:
 class _Chain:
     """Chains facts and fingerprints from the origin through all stages."""
 
-    def __init__(self, recipe: Recipe, home: Home, machine: Machine, origin: Material, corpus: Corpus) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        home: Home,
+        machine: Machine,
+        origin: Material,
+        corpus: Corpus,
+        students: dict[int, Material],
+    ) -> None:
         self.recipe = recipe
         self.home = home
         self.store: Store = home.store
         self.machine = machine
         self.origin = origin
         self.corpus = corpus
+        self.students = students
 
     def steps(self, chain: tuple[Stage, ...], complete: bool, watch: Watch) -> list[Step]:
         steps = [self._step(0, None, self.origin, self.origin, {})]
         for index, stage in enumerate(chain):
-            source = Material("previous", steps[-1].model, steps[-1].facts)
-            teacher = self._teacher(stage, index, source, complete, watch)
-            inputs = {"source": source.ref.fingerprint} if stage.makes == "model" else {}
+            previous = Material("previous", steps[-1].model, steps[-1].facts)
+            source = self.students.get(index, previous)
+            teacher = self._teacher(stage, index, source, previous, complete, watch)
+            role = "student" if index in self.students else "source"
+            inputs = {role: source.ref.fingerprint} if stage.makes == "model" else {}
             inputs |= _asked(stage, index, stage.named_inputs)
             responses = _responses(stage, index, steps)
             if responses is not None:
@@ -276,20 +297,22 @@ class _Chain:
             responses=responses,
         )
 
-    def _teacher(self, stage: Stage, index: int, source: Material, complete: bool, watch: Watch) -> Material | None:
+    def _teacher(
+        self, stage: Stage, index: int, source: Material, previous: Material, complete: bool, watch: Watch
+    ) -> Material | None:
         spec = stage.teacher_spec()
         if spec is None:
             return None
         if spec == "origin":
             teacher = self.origin
         elif spec == "previous":
-            teacher = source
+            teacher = previous
         else:
             teacher = open_model(spec, self.recipe.task, self.home, complete, watch)
         if stage.makes == "dataset":
             return teacher  # answers are text: any tokenizer will do
-        unchanged = stage.plan(source.facts).changed(dtype=None) == source.facts.changed(dtype=None)
-        if teacher.ref.fingerprint == source.ref.fingerprint and unchanged and getattr(stage, "alpha", 0) == 1:
+        taught_itself = teacher.ref.fingerprint == source.ref.fingerprint and stage.starts_as_source(source.facts)
+        if taught_itself and getattr(stage, "alpha", 0) == 1:
             raise BadInput(
                 f"stages.{index}: {stage.stage}: the teacher {spec} is the very model that would learn, so there is "
                 "nothing to learn at alpha=1; put the stage after one that changes the model, or lower alpha"
@@ -298,7 +321,8 @@ class _Chain:
         if not same or teacher.facts.vocabulary != source.facts.vocabulary:
             raise BadInput(
                 f"stages.{index}: {stage.stage}: the tokenizer of the teacher {spec} differs from the student's, so "
-                "their next-token distributions cannot be compared; choose a teacher with the same tokenizer.json"
+                "their next-token distributions cannot be compared; choose a teacher with the same tokenizer.json, or "
+                "let this one write answers with generate.responses and learn from them with distill.response"
             )
         return teacher
 
@@ -317,9 +341,10 @@ def _responses(stage: Stage, index: int, before: Sequence[Step]) -> DatasetRef |
 
 
 def _disk(steps: list[Step]) -> int:
-    """Bytes the uncached steps write: all their models, and the largest training state (kept twice while saved)."""
+    """Bytes the uncached steps write at most: their models and teacher caches, and the largest training state (kept
+    twice while saved)."""
     to_run = [step for step in steps if not step.cached]
-    models = sum(step.facts.bytes for step in to_run if step.dataset is None)
+    models = sum(step.work.cache + step.facts.bytes * (step.dataset is None) for step in to_run)
     states = [2 * step.work.state for step in to_run]  # the new one is written before the old one is removed
     return models + max(states, default=0)
 

@@ -63,4 +63,6 @@ def sentence(error: ValidationError, model: type[Any]) -> str:
             inner = (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
             model = next((kind for kind in inner if issubclass(kind, BaseModel)), model)
         return f"unknown setting {key!r}; {nearest(str(first['loc'][-1]), model.model_fields)}"
+    if not key and first["type"] == "value_error":  # a model's own sentence about settings that do not go together
+        return str(first["ctx"]["error"])
     return f"{key}={first.get('input')!r}: {first['msg']}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from attar.data import Corpus
     from attar.events import Events
     from attar.model import Model
-    from attar.store import Artifact
+    from attar.store import Artifact, Store
     from attar.writer import Writer
     from stages.spec import StageSpec
 
@@ -29,12 +29,13 @@ Makes = Literal["model", "dataset"]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage will take, as estimates: FLOPs in the compute dtype, bytes at the peak of its process, and bytes
-    of the state that it saves while it trains."""
+    """What a stage will take, as estimates: FLOPs in the compute dtype, bytes at the peak of its process, bytes of the
+    state that it saves while it trains, and bytes of the teacher cache that it adds to the store at most."""
 
     flops: float
     memory: int
     state: int = 0
+    cache: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Context:
     dtype: str  # compute dtype: "bfloat16" or "float32"
     seed: int
     state: Path  # folder for what the stage needs to go on after a crash; the base removes it at the end
+    store: Store  # for what stages share, such as teacher caches
     events: Events
     cancelled: Callable[[], bool]
     responses: Path | None = None  # folder of the dataset that an earlier stage of the recipe made
@@ -91,6 +93,10 @@ class Stage(BaseModel):
     def plan(self, facts: ModelFacts) -> ModelFacts:
         """What comes out of this stage, or :class:`BadInput` with a sentence why it cannot work."""
         raise NotImplementedError
+
+    def starts_as_source(self, facts: ModelFacts) -> bool:
+        """Whether what begins to learn computes what the source computes, so that a copy of it could teach nothing."""
+        return self.plan(facts).changed(dtype=None) == facts.changed(dtype=None)
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         """Estimated compute and peak memory on a source with these facts."""
@@ -143,6 +149,10 @@ class Stage(BaseModel):
         Asked only of a stage that will run.
         """
 
+    def student_spec(self) -> str | None:
+        """The model that this stage works on instead of the previous one, as a recipe names it; None: the previous."""
+        return None
+
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included, as JSON."""
         return self.model_dump(mode="json")
@@ -150,11 +160,10 @@ class Stage(BaseModel):
     def fingerprint(self, inputs: dict[str, str], dtype: str, seed: int) -> str:
         """Name of the artifact this stage makes from these inputs (role → fingerprint).
 
-        The teacher counts by what it is, among the inputs, and not by how the recipe spells it.
+        Teacher and student count by what they are, among the inputs, and not by how the recipe spells them.
         """
-        differing = self.model_dump(
-            mode="json", exclude_defaults=True, exclude=set(self.unhashed) | {"stage", "teacher"}
-        )
+        spelled = {"stage", "teacher"} if self.student_spec() is None else {"stage", "teacher", "student"}
+        differing = self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.unhashed) | spelled)
         return hash_json(
             {
                 "stage": self.stage,

@@ -1,4 +1,4 @@
-"""distill.logit: a shallower student learns the next-token distributions of its teacher."""
+"""distill.logit: a smaller student learns the next-token distributions of its teacher."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ if TYPE_CHECKING:
 
 
 class Logit(StudentSettings, TrainingSettings, Stage):
-    """Make a student of some of the incoming model's layers and train it towards the teacher's logits.
+    """Train a student towards the teacher's logits: made of the incoming model's layers, another model, or fresh.
 
     The loss is alpha · T² · KL(teacher ‖ student at temperature T) + (1 − alpha) · cross-entropy on the text
     (Hinton et al., arXiv 1503.02531; for language models Minitron, arXiv 2407.14679, where KL at T = 1 alone did best).
-    The student starts from the layers it keeps, embedding, final norm and head included, not from noise.
+    Other divergences (generalised Jensen-Shannon, arXiv 2306.13649; skewed, arXiv 2402.03898) are settings.
+
+    The teacher needs the student's tokenizer. With a cache it is asked once for every run on the same text.
     """
 
     stage: Literal["distill.logit"] = "distill.logit"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     uses: ClassVar[frozenset[Use]] = frozenset({"teacher", "train"})
     trains: ClassVar[bool] = True
     unhashed: ClassVar[frozenset[str]] = frozenset({"save_every"})
 
     def plan(self, facts: ModelFacts) -> ModelFacts:
         return self.student_facts(facts)
+
+    def starts_as_source(self, facts: ModelFacts) -> bool:
+        return self.student != "fresh" and super().starts_as_source(facts)
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         return Cost(*self.estimate(self.plan(facts), teacher))

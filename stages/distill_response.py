@@ -65,7 +65,15 @@ class Response(StudentSettings, TrainingSettings, Stage):
                 f"distill.response: human={self.human!r} and human_ratio={self.human_ratio:g} go together; name a file "
                 "and a ratio above 0, or neither"
             )
+        if self.cache != "none":
+            raise BadInput(
+                f"distill.response: cache={self.cache} keeps what a teacher says about windows of text, and not about "
+                "answers; leave cache out"
+            )
         return self.student_facts(facts)
+
+    def starts_as_source(self, facts: ModelFacts) -> bool:
+        return self.student != "fresh" and super().starts_as_source(facts)
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         return Cost(*self.estimate(self.plan(facts), teacher))

@@ -11,7 +11,7 @@ from attar.model import Model
 from attar.responses.chat import Chat
 from attar.responses.pairs import Pair
 from attar.responses.rows import Row, Tokenized, padded, steps_of, tokenize
-from attar.training import Surroundings, learn, loss_of, open_teacher
+from attar.training import Surroundings, asked_teacher, learn, loss_of
 from attar.training_settings import TrainingSettings
 
 
@@ -39,13 +39,14 @@ def fit_pairs(
     answered = sum(len(rows[i].ids) - rows[i].prompt for step in plan for i in step)
     share = answered / (settings.steps * tokens)
     context.log(f"{len(rows)} pairs; {answered:,} tokens of answers are learned, {share:.0%} of those computed")
-    teacher = open_teacher(source, settings, context)
+    asked = asked_teacher(source, settings, context)
+    teacher = asked and asked.materialize(context.torch_dtype, context.device).requires_grad_(False)
 
     def lesson(step: int) -> HeadLoss:
         ids, learned = padded([rows[i] for i in plan[step]])
         ids_BT, learned_BT = torch.from_numpy(ids).to(context.device), torch.from_numpy(learned).to(context.device)
         with quick_attention(student, teacher, length=ids_BT.shape[1], device=context.device):
-            return loss_of(student, teacher, ids_BT, settings, learned_BT)
+            return loss_of(student, teacher, ids_BT, settings, learned_BT=learned_BT)
 
     learn(student, lesson, settings, context)
 
