@@ -3,6 +3,7 @@
 And a teacher behind HTTP: a real server on loopback that speaks chat completions and can misbehave.
 """
 
+import hashlib
 import json
 import os
 import threading
@@ -19,7 +20,7 @@ os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
 
 
 class Teacher(ThreadingHTTPServer):
-    """Answers every prompt with some words made of it; first, one request each, with what ``moods`` holds.
+    """Answers every prompt with some words of its own; first, one request each, with what ``moods`` holds.
 
     A mood is a status, a (status, headers) pair, "hang-up", or a body (text) sent with status 200.
     """
@@ -41,7 +42,8 @@ class Teacher(ThreadingHTTPServer):
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         question = body["messages"][-1]["content"]
-        words = [f"{question[i : i + 3]}{i}" for i in range(12)]
+        digest = hashlib.sha256(question.encode()).hexdigest()
+        words = [digest[i : i + 5] for i in range(0, 60, 5)]
         message = {"role": "assistant", "content": " ".join(words)}
         usage = {"prompt_tokens": 10, "completion_tokens": 12}
         return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}

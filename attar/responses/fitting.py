@@ -40,7 +40,9 @@ def fit_pairs(
     share = answered / (settings.steps * tokens)
     context.log(f"{len(rows)} pairs; {answered:,} tokens of answers are learned, {share:.0%} of those computed")
     asked = asked_teacher(source, settings, context)
-    teacher = asked and asked.materialize(context.torch_dtype, context.device).requires_grad_(False)
+    teacher: nn.Module | None = None
+    if asked is not None:
+        teacher = asked.materialize(context.torch_dtype, context.device).requires_grad_(False)
 
     def lesson(step: int) -> HeadLoss:
         ids, learned = padded([rows[i] for i in plan[step]])
