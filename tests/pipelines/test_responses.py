@@ -19,14 +19,7 @@ if TYPE_CHECKING:
     from tests.conftest import Teacher
 
 SECRET = "sk-very-secret-0123456789"
-STUDENT = {
-    "stage": "distill.response",
-    "keep": 3,
-    "train_tokens": 2048,
-    "batch": 1,
-    "length": 512,
-    "learning_rate": 1e-3,
-}
+STUDENT = {"stage": "distill.response", "keep": 3, "train_tokens": 2048, "batch": 1, "length": 512}
 
 
 def answered_by(server: "Teacher") -> dict[str, Any]:

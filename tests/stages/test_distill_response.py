@@ -35,14 +35,11 @@ def write_pairs(file: Path, pairs: list[tuple[str, str]]) -> Path:
     return file
 
 
-def test_keeps_the_contract(pairs: str) -> None:
-    made = check_stage(Response(keep=3, responses=pairs, **SHORT))
-    assert read_facts(made.folder).layers == 3
-
-
-def test_keeps_the_contract_towards_a_teacher_and_with_people(pairs: str, tmp_path: Path) -> None:
+def test_keeps_the_contract(pairs: str, tmp_path: Path) -> None:
+    """With everything in it: answers and people's pairs, cross-entropy and a teacher."""
     human = write_pairs(tmp_path / "human.jsonl", [("Why?", "Because.")])
-    check_stage(Response(keep=3, responses=pairs, human=str(human), human_ratio=0.5, alpha=0.5, **SHORT))
+    made = check_stage(Response(keep=3, responses=pairs, human=str(human), human_ratio=0.5, alpha=0.5, **SHORT))
+    assert read_facts(made.folder).layers == 3
 
 
 def test_the_student_comes_to_give_the_answers(tmp_path: Path) -> None:

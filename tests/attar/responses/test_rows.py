@@ -58,7 +58,7 @@ def test_the_loss_of_a_batch_is_that_of_its_pairs_one_by_one(folder: Path) -> No
     rows = [Row(tuple(draw.integers(0, 512, size).tolist()), size // 2) for size in (5, 40, 17)]
     ids, learned = (torch.from_numpy(array) for array in padded(rows))
     settings = TrainingSettings(alpha=0.5)
-    found = loss_of(student, teacher, ids, settings, learned)
+    found = loss_of(student, teacher, ids, settings, learned_BT=learned)
     total, count = torch.zeros((), dtype=torch.float64), 0
     for row in rows:
         one = torch.tensor([row.ids])
