@@ -60,9 +60,8 @@ def picking(row: dict[str, Any], home: Path, data: DataSettings, count: int) -> 
 
 
 def line(name: str, row: dict[str, Any], picked: tuple[float, int]) -> str:
-    numbers = (f"{row[key]:.3f}" for key in ("kl",)), (f"{row['agreement']:.1%}",)
-    perplexities = (f"{row[key]:.2f}" for key in ("perplexity_other", "perplexity_held_out"))
-    cells = [name, *numbers[0], *numbers[1], *perplexities, f"{picked[0]:.1%} of {picked[1]}"]
+    perplexities = [f"{row[key]:.2f}" for key in ("perplexity_other", "perplexity_held_out")]
+    cells = [name, f"{row['kl']:.3f}", f"{row['agreement']:.1%}", *perplexities, f"{picked[0]:.1%} of {picked[1]}"]
     return f"| {' | '.join(cells)} |"
 
 
