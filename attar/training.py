@@ -63,11 +63,7 @@ def fit(
     rates: Mapping[str, float] | None = None,
 ) -> None:
     """:func:`train` with the teacher and the text of a stage's context; ``source`` lends the tokenizer."""
-    asked = context.teacher if settings.alpha > 0 else None
-    if asked is not None:
-        _require_same_tokens(source, asked)
-    elif settings.alpha > 0:
-        raise BadInput(f"alpha={settings.alpha:g} asks for a teacher and there is none; alpha=0 needs none")
+    asked = asked_teacher(source, settings, context)
     windows = context.data.windows("train", source.tokenizer_file, settings.windows, settings.length, context.seed)
     if asked is None:
         train(student, None, windows, settings, context, rates)
@@ -81,6 +77,16 @@ def fit(
         report_missed(student, asked, cache, windows, settings, context, step=settings.steps)
 
 
+def asked_teacher(source: "Model", settings: TrainingSettings, context: Surroundings) -> "Model | None":
+    """The teacher of a stage's context, with the tokens of ``source``; None when ``alpha`` is 0."""
+    if settings.alpha == 0:
+        return None
+    if context.teacher is None:
+        raise BadInput(f"alpha={settings.alpha:g} asks for a teacher and there is none; alpha=0 needs none")
+    _require_same_tokens(source, context.teacher)
+    return context.teacher
+
+
 def train(
     student: nn.Module,
     teacher: nn.Module | TeacherCache | None,
@@ -89,13 +95,38 @@ def train(
     context: Surroundings,
     rates: Mapping[str, float] | None = None,
 ) -> None:
-    """Train, in place, every parameter of ``student`` that requires a gradient; at the end they are fp32.
+    """:func:`learn` from whole windows of text.
 
     Args:
         student: a causal language model of transformers.
         teacher: the same kind with the same vocabulary, or a cache of what it says about ``windows``; not needed, and
             not asked, when ``alpha`` is 0.
         windows: token ids [n, length]; read in a new order every epoch, as often as the budget needs.
+        settings, context, rates: as in :func:`learn`.
+    """
+    online = teacher if isinstance(teacher, nn.Module) else None
+
+    def lesson(step: int) -> HeadLoss:
+        rows = batch_rows(len(windows), settings.batch, context.seed, step)
+        ids_BT = torch.from_numpy(windows[rows]).to(context.device)
+        with quick_attention(student, online, length=ids_BT.shape[1], device=context.device):
+            return loss_of(student, teacher, ids_BT, settings, rows)
+
+    learn(student, lesson, settings, context, rates)
+
+
+def learn(
+    student: nn.Module,
+    lesson: Callable[[int], HeadLoss],
+    settings: TrainingSettings,
+    context: Surroundings,
+    rates: Mapping[str, float] | None = None,
+) -> None:
+    """Train, in place, every parameter of ``student`` that requires a gradient; at the end they are fp32.
+
+    Args:
+        student: a module.
+        lesson: the loss of a step on the student as it is then; a function of the step's number alone.
         settings: budget, schedule, loss.
         context: where the state lies, seed, events.
         rates: peak learning rates by parameter name where they differ from ``settings.learning_rate``.
@@ -120,11 +151,7 @@ def train(
             save_state(optimizer, alive, context.state)
             raise Cancelled(f"training was stopped after {step} of {settings.steps} steps, which are saved")
         torch.manual_seed(int(np.random.SeedSequence((context.seed, step)).generate_state(1)[0]))  # for dropout
-        rows = batch_rows(len(windows), settings.batch, context.seed, step)
-        ids_BT = torch.from_numpy(windows[rows]).to(context.device)
-        online = teacher if isinstance(teacher, nn.Module) else None
-        with quick_attention(student, online, length=ids_BT.shape[1], device=context.device):
-            losses = loss_of(student, teacher, ids_BT, settings, rows)
+        losses = lesson(step)
         losses.loss.backward()  # type: ignore[no-untyped-call]
         norms = optimizer.gradient_norms()
         norm = math.hypot(*norms.values())
@@ -146,13 +173,16 @@ def loss_of(
     ids_BT: Tensor,
     settings: TrainingSettings,
     rows: npt.NDArray[np.int64] | None = None,
+    learned_BT: Tensor | None = None,
 ) -> HeadLoss:
-    """The objective on windows of token ids [batch, tokens], each token but the last predicting the next.
+    """The objective on rows of token ids [batch, tokens], each token but the last predicting the next.
 
-    ``rows`` [batch] are the windows' places in what a cache was made of.
+    ``rows`` [batch] are their places in what a cache was made of. ``learned_BT`` [batch, tokens − 1] says which of the
+    predictions count, for a teacher that is no cache; all do by default.
     """
+    counting = slice(None) if learned_BT is None else learned_BT.reshape(-1)
     objective = Objective(settings.alpha, settings.temperature, settings.divergence, settings.mix)
-    labels_N = ids_BT[:, 1:].reshape(-1)
+    labels_N = ids_BT[:, 1:].reshape(-1)[counting]
     hidden_NE = head_VE = cap = top = None
     if teacher is not None and settings.alpha > 0:
         said = _targets(teacher, ids_BT, rows)
@@ -160,7 +190,8 @@ def loss_of(
             top = said
         else:
             hidden_NE, head_VE, cap = said
-    hidden_ND, caps = last_hidden(student, ids_BT), Softcaps(softcap(student), cap)
+            hidden_NE = hidden_NE[counting]
+    hidden_ND, caps = last_hidden(student, ids_BT)[counting], Softcaps(softcap(student), cap)
     return head_loss(hidden_ND, head_weight(student), labels_N, objective, hidden_NE, head_VE, softcaps=caps, top=top)
 
 

@@ -20,10 +20,17 @@ def warnings(steps: Sequence["Step"], machine: Machine) -> list[str]:
     for before, step in pairwise(steps):
         if step.stage is not None:
             found += [f"{step.label} {text}" for text in step.stage.warnings(before.facts)]
+        found += _dataset(step, steps[step.index + 1 :])
         found += _pruning(before, step, steps[step.index + 1 :])
         found += _student(before, step, steps[0])
         found += _adapter(before, step)
     return found + _memory(steps, machine)
+
+
+def _dataset(step: "Step", later: Sequence["Step"]) -> list[str]:
+    if step.dataset is None or any(other.responses == step.dataset for other in later):
+        return []
+    return [f"{step.label} makes responses that no stage after it learns from; put distill.response after it"]
 
 
 def _pruning(before: "Step", step: "Step", later: Sequence["Step"]) -> list[str]:

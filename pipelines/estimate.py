@@ -40,7 +40,9 @@ def speed(machine: Machine) -> float:
 def estimate_stage(stage: Stage, source: ModelFacts, teacher: ModelFacts, machine: Machine) -> Estimate:
     """Time and memory of one stage's process."""
     cost = stage.cost(source, teacher)
-    reopened = PROCESS_BYTES + stage.plan(source).opened_bytes(4)  # the proof opens the result in fp32, on the CPU
+    reopened = 0
+    if stage.makes == "model":  # the proof opens the result in fp32, on the CPU
+        reopened = PROCESS_BYTES + stage.plan(source).opened_bytes(4)
     seconds = START_SECONDS + cost.flops / speed(machine)
     return Estimate(seconds, max(cost.memory + PROCESS_BYTES, reopened), cost.state, cost.cache)
 

@@ -1,7 +1,8 @@
 """The plan of a recipe: what every step makes, what is already there, what it will take. Computes no tensor."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from attar import machine as hardware
 from attar.architecture import require_length
@@ -19,14 +20,18 @@ from pipelines.materials import Material, open_model, resolve_machine
 from pipelines.recipe import Recipe
 from pipelines.roles import Roles
 from stages.base import Stage
-from stages.spec import Machine, ModelRef
+from stages.spec import DatasetRef, Machine, ModelRef
 
 ORIGIN = "origin"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Step:
-    """The origin, or one stage: the model it makes and the measurement of that model."""
+    """The origin, or one stage: the model it makes and the measurement of that model.
+
+    A stage that makes a dataset lets its source pass: that is its model, measured before; the dataset lies beside.
+    """
 
     index: int  # 0 is the origin, 1 the first stage
     name: str  # "origin" or the stage's name
@@ -36,12 +41,19 @@ class Step:
     source: ModelRef | None
     teacher: ModelRef | None
     inputs: dict[str, str]
-    cached: bool  # the model is in the store
+    cached: bool  # what the stage makes is in the store
     evaluation: str  # fingerprint of its measurement
     evaluation_inputs: dict[str, str]
     measured: bool  # the measurement is in the store
     work: Estimate  # of the stage
     measuring: Estimate
+    dataset: DatasetRef | None = None  # what the stage makes, where that is no model
+    responses: DatasetRef | None = None  # the dataset that goes in
+
+    @property
+    def made(self) -> ModelRef | DatasetRef:
+        """The stage's own artifact."""
+        return self.dataset or self.model
 
     @property
     def label(self) -> str:
@@ -95,7 +107,8 @@ class Plan:
                 {
                     "step": step.index,
                     "name": step.name,
-                    "fingerprint": step.model.fingerprint,
+                    "makes": "dataset" if step.dataset else "model",
+                    "fingerprint": step.made.fingerprint,
                     "cached": step.cached,
                     "measured": step.measured,
                     "parameters": step.facts.parameters,
@@ -185,10 +198,15 @@ def _require_measurable(facts: ModelFacts, suite: Suite) -> None:
 
 
 def _planned(link: Link, facts: ModelFacts) -> ModelFacts:
+    for _, length in link.stage.tokens().values():
+        require_length(facts.config, length, f"{link.where}: {link.stage.stage}: length={length}")
+    return _asked(link, lambda: link.stage.plan(facts))
+
+
+def _asked(link: Link, question: Callable[[], T]) -> T:
+    """What a stage answers; a sentence of its own is told with the place in the recipe."""
     try:
-        for _, length in link.stage.tokens().values():
-            require_length(facts.config, length, f"{link.stage.stage}: length={length}")
-        return link.stage.plan(facts)
+        return question()
     except BadInput as error:
         text, name = str(error), link.stage.stage
         raise BadInput(f"{link.where}: {text}" if text.startswith(name) else f"{link.where}: {name}: {text}") from None
@@ -247,19 +265,28 @@ class _Chain:
             student = self.roles.student(link)
             source = student or previous
             teacher = self.roles.teacher(link, source, previous)
-            inputs = {"student" if student else "source": source.ref.fingerprint}
+            inputs = {"student" if student else "source": source.ref.fingerprint} if stage.makes == "model" else {}
+            inputs |= _asked(link, stage.named_inputs)
+            responses = _responses(link, steps)
+            if responses is not None:
+                inputs["responses"] = responses.fingerprint
             if teacher is not None:
                 inputs["teacher"] = teacher.ref.fingerprint
             for split in ("train", "calibration"):
-                if split in stage.uses:
+                if split in stage.needs():
                     inputs[f"data.{split}"] = self.corpus.fingerprint(split)
             fingerprint = stage.fingerprint(inputs, self.machine.dtype, self.recipe.seed)
-            made = Material(
-                link.where,
-                ModelRef(folder=str(self.store.folder("model", fingerprint)), fingerprint=fingerprint),
-                _planned(link, source.facts),
-            )
-            steps.append(self._step(len(steps), stage, made, source, inputs, teacher))
+            folder = str(self.store.folder(stage.makes, fingerprint))
+            if stage.makes == "model":
+                ref = ModelRef(folder=folder, fingerprint=fingerprint)
+                made = Material(link.where, ref, _planned(link, source.facts))
+                step = self._step(len(steps), stage, made, source, inputs, teacher, responses=responses)
+            else:
+                dataset = DatasetRef(folder=folder, fingerprint=fingerprint)
+                step = self._step(len(steps), stage, source, source, inputs, teacher, dataset)
+            if not step.cached:
+                _asked(link, stage.ready)
+            steps.append(step)
         return steps
 
     def _step(
@@ -270,6 +297,8 @@ class _Chain:
         source: Material,
         inputs: dict[str, str],
         teacher: Material | None = None,
+        dataset: DatasetRef | None = None,
+        responses: DatasetRef | None = None,
     ) -> Step:
         fingerprint = made.ref.fingerprint
         evaluation_inputs = {
@@ -283,6 +312,10 @@ class _Chain:
             environment |= {"threads": self.machine.threads, "processor": hardware.cpu_name()}
         evaluation = self.recipe.measure.fingerprint(evaluation_inputs, environment)
         teacher_facts = (teacher or self.origin).facts
+        if dataset is not None:
+            cached = self.store.find("dataset", dataset.fingerprint) is not None
+        else:
+            cached = stage is None or self.store.find("model", fingerprint) is not None
         return Step(
             index=index,
             name=stage.stage if stage else ORIGIN,
@@ -292,20 +325,37 @@ class _Chain:
             source=source.ref if stage else None,
             teacher=teacher.ref if teacher else None,
             inputs=inputs,
-            cached=stage is None or self.store.find("model", fingerprint) is not None,
+            cached=cached,
             evaluation=evaluation,
             evaluation_inputs=evaluation_inputs,
-            measured=self.store.find("evaluation", evaluation) is not None,
+            measured=dataset is not None or self.store.find("evaluation", evaluation) is not None,
             work=estimate_stage(stage, source.facts, teacher_facts, self.machine) if stage else Estimate(0, 0),
-            measuring=estimate_measure(self.recipe.measure, made.facts, self.origin.facts, self.machine),
+            measuring=Estimate(0, 0)
+            if dataset
+            else estimate_measure(self.recipe.measure, made.facts, self.origin.facts, self.machine),
+            dataset=dataset,
+            responses=responses,
         )
+
+
+def _responses(link: Link, before: Sequence[Step]) -> DatasetRef | None:
+    """The dataset that a stage learns from: that of the last stage before it that made one."""
+    if "responses" not in link.stage.needs():
+        return None
+    found = next((step.dataset for step in reversed(before) if step.dataset), None)
+    if found is None:
+        raise BadInput(
+            f"{link.where}: {link.stage.stage}: no stage before it makes responses; put generate.responses before it, "
+            "or name a file of pairs in responses"
+        )
+    return found
 
 
 def _disk(steps: list[Step]) -> int:
     """Bytes the uncached steps write at most: their models and teacher caches, and the largest training state (kept
     twice while saved)."""
     to_run = [step for step in steps if not step.cached]
-    models = sum(step.facts.bytes + step.work.cache for step in to_run)
+    models = sum(step.work.cache + step.facts.bytes * (step.dataset is None) for step in to_run)
     states = [2 * step.work.state for step in to_run]  # the new one is written before the old one is removed
     return models + max(states, default=0)
 

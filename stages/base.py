@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from attar.writer import Writer
     from stages.spec import StageSpec
 
-Use = Literal["teacher", "train", "calibration"]
+Use = Literal["teacher", "train", "calibration", "responses"]
+Makes = Literal["model", "dataset"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Context:
     store: Store  # for what stages share, such as teacher caches
     events: Events
     cancelled: Callable[[], bool]
+    responses: Path | None = None  # folder of the dataset that an earlier stage of the recipe made
 
     def report(self, name: str, value: float, step: int | None = None) -> None:
         """Record a metric (a loss curve when ``step`` is given)."""
@@ -72,12 +74,17 @@ class Context:
 
 
 class Stage(BaseModel):
-    """Base of all techniques. A subclass adds fields, :meth:`plan`, :meth:`cost` and :meth:`apply`."""
+    """Base of all techniques. A subclass adds fields, :meth:`plan`, :meth:`cost` and :meth:`apply`.
+
+    A stage that makes a dataset has :meth:`generate` instead of :meth:`apply`: the model passes it unchanged, and what
+    it makes lies in the store for the stages after it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     stage: str
     version: ClassVar[int] = 1  # bump when the numbers it produces, or a default, change
+    makes: ClassVar[Makes] = "model"  # a dataset's fingerprint does not hold the source, only what :meth:`needs` names
     uses: ClassVar[frozenset[Use]] = frozenset()  # which inputs beside the source go into the fingerprint
     trains: ClassVar[bool] = False
     # Fields that never change the numbers (save intervals and the like): tracked, not hashed.
@@ -107,6 +114,10 @@ class Stage(BaseModel):
         """Do the work: read ``source``, hand every tensor of the result to ``out``."""
         raise NotImplementedError
 
+    def generate(self, source: Model, folder: Path, context: Context) -> dict[str, Any]:
+        """The verb of a stage that makes a dataset: write its files into ``folder``; the counts for its manifest."""
+        raise NotImplementedError
+
     @staticmethod
     def job(data: dict[str, Any]) -> StageSpec:
         """A child's job from plain data."""
@@ -124,6 +135,23 @@ class Stage(BaseModel):
     def teacher_spec(self) -> str | None:
         """Which model teaches: ``origin``, ``previous``, or a model as a recipe names it."""
         return getattr(self, "teacher", "origin") if "teacher" in self.uses else None
+
+    def needs(self) -> frozenset[Use]:
+        """Which of ``uses`` these very settings ask for."""
+        return self.uses
+
+    def named_inputs(self) -> dict[str, str]:
+        """Role → fingerprint of what the settings themselves name beside models and text, such as a user's file.
+
+        Raises :class:`BadInput` when it is missing or malformed.
+        """
+        return {}
+
+    def ready(self) -> None:
+        """Raise :class:`BadInput` if what the stage needs from outside (a key, a server) is not there.
+
+        Asked only of a stage that will run.
+        """
 
     def student_spec(self) -> str | None:
         """The model that this stage works on instead of the previous one, as a recipe names it; None: the previous."""

@@ -97,6 +97,30 @@ CASES |= {
     "quantize twice": (lambda c: c.recipe["stages"].append({"stage": "quantize.gptq"}), "quantized"),
 }
 
+# Responses.
+ENDPOINT = {"url": "http://127.0.0.1:9/v1", "model": "m", "terms_accepted": True}  # port 9: nobody listens
+
+RESPONSE = {"stage": "distill.response", "keep": 3}
+
+
+def asking(**values: Any) -> Spoil:
+    return top(stages=[{"stage": "generate.responses", **values}, RESPONSE])
+
+
+CASES |= {
+    "no responses to learn from": (top(stages=[RESPONSE]), "put generate.responses before it"),
+    "prompts missing": (asking(prompts="absent.jsonl"), "absent.jsonl does not exist"),
+    "pairs missing": (top(stages=[RESPONSE | {"responses": "absent.jsonl"}]), "absent.jsonl"),
+    "terms not accepted": (asking(endpoint=ENDPOINT | {"terms_accepted": False}), "terms_accepted to true"),
+    "key not in the environment": (asking(endpoint=ENDPOINT | {"key_variable": "NO_SUCH_KEY"}), "NO_SUCH_KEY"),
+    "endpoint that nobody answers at": (asking(endpoint=ENDPOINT), "cannot be reached"),
+    "endpoint with a typo": (asking(endpoint=ENDPOINT | {"modle": "x"}), "did you mean 'model'"),
+    "people without a share": (
+        top(stages=[{"stage": "distill.response", "responses": "x.jsonl", "human": "y.jsonl"}]),
+        "go together",
+    ),
+}
+
 # Recipe files.
 CASES |= {
     "recipe missing": (lambda c: setattr(c, "path", c.folder / "absent.yaml") or c.recipe.clear(), "does not exist"),

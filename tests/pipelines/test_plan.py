@@ -124,6 +124,8 @@ def test_a_progressive_chain(model: Path, text: Path, home: Path) -> None:
         ([FOUR[1] | {"ffn": 0.9}, {"stage": "finetune.full", **TRAIN}], "at once"),
         ([FOUR[0] | {"keep": 1}, FOUR[0] | {"student": "previous"}], None),
         ([FOUR[1], {"stage": "finetune.full", **TRAIN}, FOUR[2]], None),
+        ([{"stage": "generate.responses"}], "no stage after it learns from"),
+        ([{"stage": "generate.responses"}, {"stage": "distill.response", "keep": 3, **TRAIN}], None),
     ],
 )
 def test_warnings(document: dict[str, Any], home: Path, chain: list[dict[str, Any]], words: str | None) -> None:
