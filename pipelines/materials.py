@@ -40,9 +40,21 @@ def open_model(spec: str, task: str, home: Home, complete: bool, watch: Watch = 
         _import(spec, source.fingerprint, home, watch)
         source = sources.resolve(spec, home.root)
     facts = source.facts(task)
-    if complete and not facts.stored:
-        raise BadInput(f"the model {spec} has a config.json and no weights: it can be planned, not run")
+    if complete:
+        _require_weights(spec, facts)
     return Material(spec, ModelRef(folder=str(source.folder), fingerprint=source.fingerprint), facts)
+
+
+def require_obtainable(spec: str, task: str, home: Home) -> None:
+    """Raise :class:`BadInput` if the weights of ``spec`` are not here and nowhere to be had from."""
+    source = sources.resolve(spec, home.root)
+    if not source.import_needed:
+        _require_weights(spec, source.facts(task))
+
+
+def _require_weights(spec: str, facts: ModelFacts) -> None:
+    if not facts.stored:
+        raise BadInput(f"the model {spec} has a config.json and no weights: it can be planned, not run")
 
 
 def _import(spec: str, fingerprint: str, home: Home, watch: Watch) -> None:

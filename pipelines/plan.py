@@ -16,7 +16,7 @@ from pipelines.chain import Link
 from pipelines.child import Watch
 from pipelines.estimate import Estimate, estimate_measure, estimate_stage
 from pipelines.home import Home
-from pipelines.materials import Material, open_model, resolve_machine
+from pipelines.materials import Material, open_model, require_obtainable, resolve_machine
 from pipelines.recipe import Recipe
 from pipelines.roles import Roles
 from stages.base import Stage
@@ -140,6 +140,8 @@ def make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch = lambda 
     """
     plan = _make_plan(recipe, home, False, watch)
     if complete and plan.missing:
+        for spec in plan.missing:
+            require_obtainable(spec, recipe.task, home)
         _require_disk(plan)
         plan = _make_plan(recipe, home, True, watch)
     if not plan.missing:
