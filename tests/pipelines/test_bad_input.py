@@ -82,7 +82,7 @@ def top(**values: Any) -> Spoil:
 # Stages and their settings.
 CASES |= {
     "unknown stage": (setting(0, stage="prune.widht"), "did you mean 'prune.width'"),
-    "stage that is no text": (setting(0, stage=7), "one of: distill.logit"),
+    "stage that is no text": (setting(0, stage=7), "one of: generate.responses"),
     "typo in a setting": (setting(0, ffm=0.2), "did you mean 'ffn'"),
     "wrong type": (setting(0, ffn="much"), "ffn='much'"),
     "out of bounds": (setting(0, ffn=1.5), "less than 1"),
