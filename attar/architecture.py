@@ -4,7 +4,7 @@ The layouts of the families are data, in ``architectures``; here is the arithmet
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from attar.architectures import FAMILIES, Axis, Dims, Family
@@ -13,6 +13,7 @@ from attar.errors import BadInput, nearest
 __all__ = ["FAMILIES", "Axis", "Dims", "Family"]
 
 PARAMETER = "lm_head.weight"  # of every model of transformers, whatever its files call the head
+_SHAPE = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn")  # numbers that a shape sets
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
@@ -155,6 +156,12 @@ def linears(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
+def linear_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Full names of all linear modules of all layers → (out features, in features)."""
+    inner = linears(config)
+    return {layer(config, i) + name: shape for i in range(numbers(config).layers) for name, shape in inner.items()}
+
+
 def shared_inputs(config: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     """Names within a layer of its linears, in the order of computation, grouped by the input they share."""
     return tuple(tuple(linear.name for linear in group) for group in family(config).linears)
@@ -268,10 +275,49 @@ def with_layers(config: Mapping[str, Any], kept: Sequence[int], stage: str) -> d
     """
     if config.get("scale_attn_by_inverse_layer_idx"):
         raise BadInput(f"{stage}: scale_attn_by_inverse_layer_idx ties every layer to its place, so none can go")
+    return _layers(config, kept)
+
+
+def _layers(config: Mapping[str, Any], like: Sequence[int]) -> dict[str, Any]:
+    """Config keys and values for layers each of which is of the kind of one of the config's own."""
     known = family(config)
     kinds = config.get("layer_types") or known.layer_types({**known.defaults, **config})
-    per_layer = {"layer_types": [kinds[i] for i in kept]} if kinds else {}
-    return {known.keys.layers: len(kept), **per_layer}
+    per_layer = {"layer_types": [kinds[i] for i in like]} if kinds else {}
+    return {known.keys.layers: len(like), **per_layer}
+
+
+def shaped(config: Mapping[str, Any], stage: str, **asked: int) -> dict[str, Any]:
+    """Config keys and values of a fresh model of these numbers (fields of :class:`Numbers`), the others as they are.
+
+    No weights have to fit, so more can be asked for than of :func:`resized`: a head may be of another width where the
+    config cannot say which, as long as it is hidden width ÷ heads. Kinds of layers follow each other as they do now.
+
+    Raises:
+        BadInput: no model has these numbers, and what is possible.
+    """
+    known, wanted = family(config), replace(numbers(config), **asked)
+    keys, hidden, heads = known.keys, wanted.hidden, wanted.heads
+    for name in asked:
+        if getattr(keys, name) is None:
+            follows = "is hidden ÷ heads" if name == "head_dim" else "equals heads"
+            raise BadInput(
+                f"{stage}: a {config['model_type']} model has no {name} of its own, it {follows}; leave it out"
+            )
+    kv_heads = wanted.kv_heads if keys.kv_heads else heads
+    if heads % kv_heads:
+        possible = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        raise BadInput(f"{stage}: {heads} heads cannot share {kv_heads} kv_heads; possible kv_heads: {possible}")
+    if (known.whole_heads or keys.head_dim is None) and hidden % heads:
+        possible = ", ".join(str(n) for n in range(1, hidden + 1) if hidden % n == 0)
+        raise BadInput(f"{stage}: {heads} heads do not divide the hidden width {hidden}; possible heads: {possible}")
+    width = wanted.head_dim if keys.head_dim else hidden // heads
+    if width % 2 and known.positions is None:
+        raise BadInput(f"{stage}: head_dim={width} is odd; rotary positions turn pairs of channels")
+    if keys.head_dim and {"hidden", "heads", "head_dim"} & asked.keys():
+        _require_head_dim(config, stage)
+    sizes = {key: getattr(wanted, name) for name in _SHAPE if (key := getattr(keys, name)) is not None}
+    like = [i % int(config[keys.layers]) for i in range(wanted.layers)]
+    return {**sizes, **dict.fromkeys(keys.hidden_too, hidden), **_layers(config, like)}
 
 
 def require_length(config: Mapping[str, Any], length: int, asked: str) -> None:

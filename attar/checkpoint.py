@@ -3,10 +3,11 @@
 import json
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attar import architecture
+from attar import adapter, architecture
 from attar.errors import BadInput
 from attar.facts import BYTES, DTYPES, ModelFacts
 from attar.fingerprint import sha256_file
@@ -43,7 +44,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
-    """Tensor name → the safetensors file that holds it; empty when the folder has no weights."""
+    """Tensor name → the safetensors file that holds it, an adapter's included; empty when there are no weights."""
+    found = _base_files(folder)
+    beside = folder / adapter.WEIGHTS
+    return {**found, **dict.fromkeys(header(beside), beside)} if found and beside.is_file() else found
+
+
+def _base_files(folder: Path) -> dict[str, Path]:
     if (folder / INDEX).is_file():
         places = read_json(folder / INDEX).get("weight_map")
         if not isinstance(places, dict) or not all(_plain(name) for name in places.values()):
@@ -123,13 +130,30 @@ def read_facts(folder: Path, task: str = "causal-lm", weights: bool = True) -> M
         if code not in names:
             raise BadInput(f"{folder} stores its weights as {code}; possible: {', '.join(DTYPES.values())}")
         facts = facts.changed(dtype=names[code], torch_dtype=None)
+    if (folder / adapter.WEIGHTS).is_file():
+        facts = _with_adapter(folder, facts)
     for problem in _contradictions(facts, stored):
         raise BadInput(f"{folder}: {problem}")
     # Headers and index, and no surplus tensor: the reference of a ratio counts what the config asks for.
     overhead = sum(_header_bytes(path) for path in set(files.values()))
     if (folder / INDEX).is_file():
         overhead += (folder / INDEX).stat().st_size
-    return ModelFacts(facts.config, task, facts.tokenizer, facts.side_bytes + overhead, True)
+    return replace(facts, side_bytes=facts.side_bytes + overhead)
+
+
+def _with_adapter(folder: Path, facts: ModelFacts) -> ModelFacts:
+    if facts.quantization is None:
+        raise BadInput(
+            f"{folder} holds a dense model and an adapter beside it; merge the adapter into the weights (peft: "
+            "merge_and_unload, then save_pretrained), or remove the folder adapter"
+        )
+    file = folder / adapter.CONFIG
+    dtypes = {name: str(entry["dtype"]) for name, entry in header(folder / adapter.WEIGHTS).items()}
+    try:
+        found = adapter.read_adapter(read_json(file), dtypes, facts.config)
+    except BadInput as error:
+        raise BadInput(f"{folder}: {error}") from None
+    return replace(facts, side_bytes=facts.side_bytes + file.stat().st_size, adapter=found)
 
 
 def stored_tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -1,10 +1,12 @@
 """How far a student's next-token distributions are from a teacher's, and the loss that training minimises.
 
-Shape suffixes: N tokens, V vocabulary, D width of the student, E width of the teacher, R rows of one block.
+Shape suffixes: N tokens, C tokens of a chunk, S some of those, R rows of one block; V vocabulary, D width of the
+student, E width of the teacher, K top tokens.
 
 The head of a language model turns [N, D] hidden states into [N, V] logits, by far the largest matrices of a training
-step. :func:`head_loss` therefore takes hidden states and heads: it forms the logits of a few hundred tokens at a time,
-finishes loss *and* gradient for them, and lets go. The elementwise work runs in fp32 over blocks that stay in cache.
+step. :func:`head_loss` therefore takes hidden states and heads: it forms the student's logits of a thousand tokens at a
+time and the teacher's of fewer, finishes loss *and* gradient for them, and lets go. The elementwise work runs in fp32
+over blocks that stay in cache. K tokens may stand for the whole of what the teacher says: see :class:`TopK`.
 """
 
 from collections.abc import Callable
@@ -16,7 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 Kind = Literal["forward", "reverse", "jsd", "skew"]
-CHUNK = 512  # tokens whose logits exist at one time
+CHUNK = 1024  # tokens whose student logits exist at one time: the head's gradient is best made of many at once
+TEACHER_ROWS = 256  # tokens of a chunk whose teacher logits exist at one time
+TOP_ROWS = 64  # tokens whose logits exist at one time while the likeliest are picked
 BLOCK_BYTES = 1 << 20  # of fp32 logits in one elementwise block on a CPU: what a core's own cache holds
 
 
@@ -30,7 +34,40 @@ class Objective:
     alpha: float = 1.0
     temperature: float = 1.0
     kind: Kind = "forward"
-    mix: float = 0.1  # weight of the teacher (jsd, skew) inside the mixture of both
+    mix: float = 0.1  # weight of the teacher inside the mixture of both: β of jsd, λ of skew
+
+
+class TopK(NamedTuple):
+    """What a teacher found likeliest, at the objective's temperature; all other tokens together are one more event.
+
+    On these K + 1 events every divergence is at most what it is on the whole vocabulary: what is missing is how the
+    student spreads the rest (the chain rule of KL; a merging of events never adds to an f-divergence).
+    """
+
+    index_NK: Tensor  # int64 token ids
+    log_p_NK: Tensor  # their log-probabilities, fp32
+    tail_N: Tensor  # log-probability of the rest, finite, fp32
+
+    def at(self, part: slice) -> "TopK":
+        """The same for some of the tokens."""
+        return TopK(*(column[part] for column in self))
+
+
+def top_of(hidden_NE: Tensor, head_VE: Tensor, k: int, temperature: float, softcap: float | None = None) -> TopK:
+    """The ``k`` likeliest tokens of softmax(logits ÷ temperature), ``k`` below the vocabulary's size.
+
+    Logits are hidden · headᵀ, under ``softcap`` where there is one.
+    """
+    blocks = (_capped(block_RE @ head_VE.T, softcap) for block_RE in torch.split(hidden_NE, TOP_ROWS))
+    parts = [_top_of_logits(logits_RV, k, temperature) for logits_RV in blocks]
+    return TopK(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _top_of_logits(logits_RV: Tensor, k: int, temperature: float) -> TopK:
+    log_p_RV = _log_softmax(logits_RV, temperature)
+    log_p_RK, index_RK = log_p_RV.topk(k)
+    tail_R = log_p_RV.exp_().scatter_(1, index_RK, 0.0).sum(-1)  # summed, not subtracted: exact where it is small
+    return TopK(index_RK, log_p_RK, tail_R.clamp_min_(torch.finfo(tail_R.dtype).tiny).log_())
 
 
 class Softcaps(NamedTuple):
@@ -66,6 +103,7 @@ def head_loss(
     teacher_head_VE: Tensor | None = None,
     chunk: int = CHUNK,
     softcaps: Softcaps = UNCAPPED,
+    top: TopK | None = None,
 ) -> HeadLoss:
     """Mean loss over N tokens, differentiable in ``hidden_ND`` and ``head_VD``.
 
@@ -75,12 +113,13 @@ def head_loss(
         labels_N: the tokens that really came next.
         objective: which loss.
         teacher_NE, teacher_head_VE: the same of the teacher, without gradient; needed unless ``alpha`` is 0.
-        chunk: tokens whose logits exist at one time.
-        softcaps: of both models' logits.
+        chunk: tokens whose student logits exist at one time.
+        softcaps: of both models' logits; top tokens are kept of what the teacher's cap has made of its own.
+        top: stands in for the teacher's hidden states and head.
     """
-    if (teacher_NE is None or teacher_head_VE is None) and objective.alpha > 0:
-        raise ValueError("alpha > 0 needs the teacher's hidden states and head")
-    options = (labels_N, objective, teacher_NE, teacher_head_VE, chunk, head_VD.requires_grad, softcaps)
+    if top is None and (teacher_NE is None or teacher_head_VE is None) and objective.alpha > 0:
+        raise ValueError("alpha > 0 needs the teacher's hidden states and head, or its top tokens")
+    options = (labels_N, objective, teacher_NE, teacher_head_VE, top, chunk, head_VD.requires_grad, softcaps)
     return HeadLoss(*_HeadLoss.apply(hidden_ND, head_VD, *options))  # type: ignore[no-untyped-call]
 
 
@@ -96,6 +135,7 @@ class _HeadLoss(torch.autograd.Function):
         objective: Objective,
         teacher_NE: Tensor | None,
         teacher_head_VE: Tensor | None,
+        top: TopK | None,
         chunk: int,
         head_learns: bool,
         softcaps: Softcaps,
@@ -108,10 +148,13 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, count, chunk):
             part = slice(start, start + chunk)
             student_CV = hidden_ND[part] @ head_VD.T
-            teacher_CV = None
-            if teacher_NE is not None and teacher_head_VE is not None:
-                teacher_CV = teacher_NE[part] @ teacher_head_VE.T
-            totals += _in_blocks(student_CV, teacher_CV, labels_N[part], objective, softcaps, 1 / count)
+            for offset in range(0, len(student_CV), TEACHER_ROWS):
+                student_SV = student_CV[offset : offset + TEACHER_ROWS]
+                some = slice(start + offset, start + offset + len(student_SV))
+                teacher_S: Tensor | TopK | None = None if top is None else top.at(some)
+                if teacher_NE is not None and teacher_head_VE is not None and top is None:
+                    teacher_S = teacher_NE[some] @ teacher_head_VE.T
+                totals += _in_blocks(student_SV, teacher_S, labels_N[some], objective, softcaps, 1 / count)
             torch.mm(student_CV, head_VD, out=grad_hidden_ND[part])
             if head_learns:
                 product_VD = student_CV.T @ hidden_ND[part]
@@ -134,32 +177,35 @@ class _HeadLoss(torch.autograd.Function):
         if factor.item() != 1:
             grad_hidden_ND = grad_hidden_ND * factor.to(grad_hidden_ND.dtype)
             grad_head_VD = None if grad_head_VD is None else grad_head_VD * factor.to(grad_head_VD.dtype)
-        return grad_hidden_ND, grad_head_VD, *[None] * 7
+        return grad_hidden_ND, grad_head_VD, *(None,) * 8
 
 
 def _in_blocks(
-    student_CV: Tensor,
-    teacher_CV: Tensor | None,
-    labels_C: Tensor,
+    student_SV: Tensor,
+    teacher_S: Tensor | TopK | None,
+    labels_S: Tensor,
     objective: Objective,
     softcaps: Softcaps,
     scale: float,
 ) -> Tensor:
     """Sums of divergence and cross-entropy [2]; replaces the student's logits by ``scale`` times their gradient."""
-    rows = len(student_CV)
-    if student_CV.device.type == "cpu":
-        rows = max(1, BLOCK_BYTES // (4 * student_CV.shape[1]))
-    totals = torch.zeros(2, dtype=torch.float64, device=student_CV.device)
-    for start in range(0, len(student_CV), rows):
+    rows = len(student_SV)
+    if student_SV.device.type == "cpu":
+        rows = max(1, BLOCK_BYTES // (4 * student_SV.shape[1]))
+    totals = torch.zeros(2, dtype=torch.float64, device=student_SV.device)
+    for start in range(0, len(student_SV), rows):
         block = slice(start, start + rows)
-        student_RV = _capped(student_CV[block], softcaps.student)
-        teacher_RV = None if teacher_CV is None else _capped(teacher_CV[block], softcaps.teacher)
-        distance_R, cross_R, grad_RV = _losses(student_RV, teacher_RV, labels_C[block], objective)
+        student_RV = _capped(student_SV[block], softcaps.student)
+        if isinstance(teacher_S, TopK):
+            teacher_R: Tensor | TopK | None = teacher_S.at(block)
+        else:
+            teacher_R = None if teacher_S is None else _capped(teacher_S[block], softcaps.teacher)
+        distance_R, cross_R, grad_RV = _losses(student_RV, teacher_R, labels_S[block], objective)
         if softcaps.student:
             grad_RV.mul_(1 - (student_RV / softcaps.student).square())
         totals[0] += distance_R.sum(dtype=torch.float64)
         totals[1] += cross_R.sum(dtype=torch.float64)
-        student_CV[block] = grad_RV.mul_(scale)
+        student_SV[block] = grad_RV.mul_(scale)
     return totals
 
 
@@ -171,25 +217,43 @@ def _capped(logits_RV: Tensor, cap: float | None) -> Tensor:
 
 
 def _losses(
-    student_RV: Tensor, teacher_RV: Tensor | None, labels_R: Tensor, objective: Objective
+    student_RV: Tensor, teacher_R: Tensor | TopK | None, labels_R: Tensor, objective: Objective
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Divergence [R], cross-entropy [R], and the gradient of the objective in the student's logits [R, V]."""
     temperature, alpha = objective.temperature, objective.alpha
     labels_R1 = labels_R[:, None]
     log_q_RV = _log_softmax(student_RV)
     cross_R = -log_q_RV.gather(1, labels_R1)[:, 0]
-    if teacher_RV is None or alpha == 0:
+    if teacher_R is None or alpha == 0:
         grad_RV = log_q_RV.exp_()
         grad_RV.scatter_add_(1, labels_R1, grad_RV.new_full(labels_R1.shape, -1.0))
         return torch.zeros_like(cross_R), cross_R, grad_RV
     warm_RV = log_q_RV if temperature == 1 else _log_softmax(student_RV, temperature)
-    distance_R, grad_RV = _KINDS[objective.kind](_log_softmax(teacher_RV, temperature), warm_RV, objective.mix)
+    if isinstance(teacher_R, TopK):
+        distance_R, grad_RV = _on_top(teacher_R, warm_RV, objective)
+    else:
+        distance_R, grad_RV = _KINDS[objective.kind](_log_softmax(teacher_R, temperature), warm_RV, objective.mix)
     if alpha * temperature != 1:
         grad_RV.mul_(alpha * temperature)  # T² of the objective over T of the softmax
     if alpha < 1:
         grad_RV.add_(log_q_RV.exp_(), alpha=1 - alpha)
         grad_RV.scatter_add_(1, labels_R1, grad_RV.new_full(labels_R1.shape, alpha - 1))
     return distance_R, cross_R, grad_RV
+
+
+def _on_top(top: TopK, log_q_RV: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """The divergence over the K top tokens and the rest as one event, and its gradient in all logits [R, V].
+
+    The logit of the rest is the log-sum-exp of its tokens', so that each of them gets its share of the rest's gradient.
+    """
+    q_RV = log_q_RV.exp()
+    q_RV.scatter_(1, top.index_NK, 0.0)
+    rest_R1 = q_RV.sum(1, keepdim=True).clamp_min_(torch.finfo(q_RV.dtype).tiny)
+    log_q_RK = log_q_RV.gather(1, top.index_NK)
+    log_p_RE = torch.cat([top.log_p_NK, top.tail_N[:, None]], 1).to(log_q_RV.dtype)
+    value_R, grad_RE = _KINDS[objective.kind](log_p_RE, torch.cat([log_q_RK, rest_R1.log()], 1), objective.mix)
+    q_RV.mul_(grad_RE[:, -1:] / rest_R1)
+    return value_R, q_RV.scatter_(1, top.index_NK, grad_RE[:, :-1])
 
 
 def _log_softmax(logits_RV: Tensor, temperature: float = 1.0) -> Tensor:

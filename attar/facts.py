@@ -1,15 +1,18 @@
 """Facts about a model that follow from its config alone: what stages plan with, without torch and without weights."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
 
 from attar import architecture
+from attar.adapter import Adapter
 from attar.errors import BadInput
 
 Part = Literal["embeddings", "body", "head", "rest"]
 BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+BITS = (2, 3, 4, 8)  # of a packed weight
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -28,11 +31,20 @@ class TensorFact:
 
 @dataclass(frozen=True)
 class Quantization:
-    """Encoding of the packed linears: groups of ``group_size`` inputs share one scale and one zero point."""
+    """Encoding of the packed linears: groups of ``group_size`` inputs (-1: all) share one scale and one zero point."""
 
     bits: int
     group_size: int
     symmetric: bool
+    others: tuple[tuple[str, int], ...] = ()  # regular expression → bits of the modules it matches, first match wins
+
+    def bits_of(self, module: str) -> int:
+        """Bits of a weight of the module of this full name."""
+        return next((bits for pattern, bits in self.others if re.match(pattern, module)), self.bits)
+
+    def group_of(self, columns: int) -> int:
+        """Inputs in a group of a linear with so many inputs."""
+        return columns if self.group_size == -1 else self.group_size
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class ModelFacts:
     tokenizer: str | None = None  # SHA-256 of tokenizer.json
     side_bytes: int = 0  # config, tokenizer and other files a runtime needs beside the weights
     stored: bool = True  # False: the folder holds a config but no weights, so it can be planned and not run
+    adapter: Adapter | None = None  # low-rank matrices beside packed linears, in a folder of their own
 
     def changed(self, **config: Any) -> "ModelFacts":
         """The same facts with some config keys replaced (``None`` removes a key)."""
@@ -94,27 +107,27 @@ class ModelFacts:
         q = self.config.get("quantization_config")
         if q is None:
             return None
-        known = {"quant_method": ("gptq",), "checkpoint_format": ("gptq", None), "bits": (4,)}
+        known = {"quant_method": ("gptq",), "checkpoint_format": ("gptq", None), "bits": BITS}
         strange = [key for key, values in known.items() if q.get(key) not in values]
-        strange += [key for key in ("desc_act", "dynamic", "lm_head") if q.get(key)]
-        if strange or not isinstance(q.get("group_size"), int) or q["group_size"] < 1:
+        strange += [key for key in ("desc_act", "lm_head") if q.get(key)]
+        others = q.get("dynamic") or {}
+        if not isinstance(others, dict) or not all(_only_bits(rule) for rule in others.values()):
+            strange.append("dynamic")
+        size = q.get("group_size")
+        if strange or not isinstance(size, int) or (size < 1 and size != -1):
             key = strange[0] if strange else "group_size"
             raise BadInput(
                 f"the model is quantized with {key}={q.get(key)!r}, which Attar does not read; it opens dense "
-                "checkpoints and 4-bit GPTQ (checkpoint_format gptq, groups, no desc_act, dense head)"
+                "checkpoints and GPTQ of 2, 3, 4 or 8 bits (checkpoint_format gptq, no desc_act, dense head, dynamic "
+                "with bits only)"
             )
-        return Quantization(int(q["bits"]), int(q["group_size"]), bool(q.get("sym", True)))
+        patterns = tuple((pattern.removeprefix("+:"), int(rule["bits"])) for pattern, rule in others.items())
+        return Quantization(int(q["bits"]), size, bool(q.get("sym", True)), patterns)
 
     @property
     def packed_modules(self) -> dict[str, tuple[int, int]]:
         """Full module name → (out, in) of every packed linear; empty for a dense model."""
-        if self.quantization is None:
-            return {}
-        return {
-            architecture.layer(self.config, i) + name: shape
-            for i in range(self.layers)
-            for name, shape in architecture.linears(self.config).items()
-        }
+        return {} if self.quantization is None else architecture.linear_modules(self.config)
 
     def tensors(self) -> dict[str, TensorFact]:
         """Every tensor the checkpoint's files hold, by name."""
@@ -124,11 +137,14 @@ class ModelFacts:
         for module, (rows, columns) in self.packed_modules.items():
             assert q is not None
             del facts[f"{module}.weight"]
-            groups, per_word = columns // q.group_size, 32 // q.bits
-            facts[f"{module}.qweight"] = TensorFact((columns // per_word, rows), "I32", "body")
-            facts[f"{module}.qzeros"] = TensorFact((groups, rows // per_word), "I32", "body")
+            groups, bits = columns // q.group_of(columns), q.bits_of(module)
+            facts[f"{module}.qweight"] = TensorFact((columns * bits // 32, rows), "I32", "body")
+            facts[f"{module}.qzeros"] = TensorFact((groups, rows * bits // 32), "I32", "body")
             facts[f"{module}.scales"] = TensorFact((groups, rows), "F16", "body")
             facts[f"{module}.g_idx"] = TensorFact((columns,), "I32", "body")
+        if self.adapter is not None:
+            dtype, shapes = self.adapter.dtype, self.adapter.tensors(self.config)
+            facts |= {name: TensorFact(shape, dtype, "body") for name, shape in shapes.items()}
         return facts
 
     @property
@@ -159,10 +175,29 @@ class ModelFacts:
 
     @property
     def bytes(self) -> int:
-        """All bytes a runtime needs: weights, config, tokenizer."""
+        """All bytes a runtime needs: weights, an adapter's among them, config, tokenizer."""
         return sum(self.weight_bytes().values()) + self.side_bytes
+
+    def opened_bytes(self, width: int) -> int:
+        """Bytes of this model opened in a dtype of ``width`` bytes; the integers of packed linears take one or two."""
+        q, packed, total = self.quantization, self.packed_modules, 0
+        for name, fact in self.tensors().items():
+            module, _, leaf = name.rpartition(".")
+            numbers = prod(fact.shape)
+            if q is None or module not in packed or leaf == "bias":
+                total += width * numbers
+            elif leaf == "qweight":
+                total += numbers * 32 // q.bits_of(module) * (2 if q.bits_of(module) == 8 else 1)
+            elif leaf == "scales":
+                total += 5 * numbers  # fp32, and a zero point in a byte
+        return total
 
     @property
     def bf16_bytes(self) -> int:
         """Bytes of the dense model in bf16: the reference of every compression ratio."""
         return 2 * self.parameters + self.side_bytes
+
+
+def _only_bits(rule: Any) -> bool:
+    """A rule of ``dynamic`` that gives modules other bits and nothing else."""
+    return isinstance(rule, dict) and set(rule) == {"bits"} and rule["bits"] in BITS

@@ -15,8 +15,10 @@ import torch
 from attar.errors import StageFailed
 from attar.grid import Grid, round_to, values
 
-BLOCK = 128  # inputs whose updates of the rest are delayed and done in one matmul
-TILES = 4  # a Hessian is symmetric: it is summed in tiles, those below the diagonal are not computed
+LEAF = 16  # inputs rounded one by one before their errors are passed on in one matmul
+TILE = 512  # a Hessian is symmetric: it is summed in tiles of this width, those below the diagonal are not computed
+FEWEST = 4  # tiles at least, for narrow ones
+ROWS = 1024  # rows whose output errors are computed at once
 
 
 class Hessian:
@@ -29,7 +31,7 @@ class Hessian:
     def __init__(self, width: int, device: str | torch.device = "cpu") -> None:
         self.sum_II = torch.zeros(width, width, device=device)
         self.count = 0
-        step = -(-width // TILES)
+        step = min(TILE, -(-width // FEWEST))
         self._tiles = [slice(i, min(i + step, width)) for i in range(0, width, step)]
 
     def add(self, x_NI: torch.Tensor) -> None:
@@ -41,10 +43,12 @@ class Hessian:
             self.sum_II[tile, tile.start :].addmm_(x_IN[tile], x_NI[:, tile.start :])
 
     def matrix(self) -> torch.Tensor:
-        """The Hessian, fp32 [I, I], symmetric."""
-        upper = self.sum_II.triu()
-        full = upper + upper.triu(1).t()
-        return full.mul_(2 / max(1, self.count))
+        """The Hessian, fp32 [I, I], symmetric: the sum itself, scaled in place, so nothing can be added any more."""
+        for tile in self._tiles:
+            inner = self.sum_II[tile, tile]
+            inner.copy_(inner.triu() + inner.triu(1).t())
+            self.sum_II[tile.stop :, tile] = self.sum_II[tile, tile.stop :].t()
+        return self.sum_II.mul_(2 / max(1, self.count))
 
 
 @dataclass(frozen=True)
@@ -55,21 +59,25 @@ class Rounded:
     errors: torch.Tensor
     nearest_errors: torch.Tensor
 
+    def of_rows(self, rows: slice) -> "Rounded":
+        """The same of some of the rows."""
+        return Rounded(self.codes[rows], self.errors[rows], self.nearest_errors[rows])
+
 
 def damped(hessian_II: torch.Tensor, damping: float) -> torch.Tensor:
-    """The Hessian with ``damping`` times its mean diagonal added; an input that was never active gets 1."""
-    matrix = hessian_II.clone()
-    diagonal = matrix.diagonal()
+    """``damping`` times its mean diagonal added to a Hessian, in place; an input that was never active gets 1."""
+    diagonal = hessian_II.diagonal()
     dead = diagonal == 0
     mean = diagonal.mean()
     diagonal.add_(damping * mean)
     diagonal[dead] = 1.0
-    return matrix
+    return hessian_II
 
 
 def output_errors(delta_OI: torch.Tensor, hessian_II: torch.Tensor) -> torch.Tensor:
     """``d H d^T`` of every row of a change of weights: fp32 [O]."""
-    return ((delta_OI @ hessian_II) * delta_OI).sum(1)
+    parts = torch.split(delta_OI, ROWS)
+    return torch.cat([(part_RI @ hessian_II).mul_(part_RI).sum(1) for part_RI in parts])
 
 
 def solve(weight_OI: torch.Tensor, hessian_II: torch.Tensor, grid: Grid, act_order: bool = True) -> Rounded:
@@ -89,48 +97,93 @@ def solve(weight_OI: torch.Tensor, hessian_II: torch.Tensor, grid: Grid, act_ord
     columns = weight_OI.shape[1]
     device = weight_OI.device
     order = torch.argsort(hessian_II.diagonal(), descending=True) if act_order else torch.arange(columns, device=device)
-    factor_II = _inverse_factor(hessian_II[order][:, order])
-    scales_IO, zeros_IO = (table[order] for table in grid.of_inputs())
-    rest_IO = weight_OI.t()[order].contiguous()
-    levels_IO = torch.empty_like(rest_IO)
-    errors_O = torch.zeros(len(weight_OI), device=device)
-    lowest_IO, highest_IO = -zeros_IO, grid.top - zeros_IO
-
-    for start in range(0, columns, BLOCK):
-        stop = min(start + BLOCK, columns)
-        factor_BB = factor_II[start:stop, start:stop]
-        scaled_errors_BO = torch.empty(stop - start, len(weight_OI), device=device)
-        for i in range(stop - start):
-            at = start + i
-            weight_O = rest_IO[at]
-            if i:  # what the inputs before it in this block have passed on
-                weight_O = torch.addmv(weight_O, scaled_errors_BO[:i].t(), factor_BB[:i, i], alpha=-1)
-            level_O = torch.div(weight_O, scales_IO[at]).round_()
-            level_O = torch.clamp(level_O, lowest_IO[at], highest_IO[at], out=levels_IO[at])
-            error_O = torch.addcmul(weight_O, level_O, scales_IO[at], value=-1)
-            torch.div(error_O, factor_BB[i, i], out=scaled_errors_BO[i])
-        errors_O += scaled_errors_BO.square().sum(0)
-        if stop < columns:
-            rest_IO[stop:].addmm_(factor_II[start:stop, stop:].t(), scaled_errors_BO, alpha=-1)
-
+    walk = _Walk(weight_OI, _inverse_factor(hessian_II, order), grid, order)
+    walk.run(0, columns)
+    errors_O = walk.errors()
     codes = torch.empty_like(weight_OI, dtype=torch.uint8)
-    codes[:, order] = (levels_IO + zeros_IO).t().to(torch.uint8)
+    codes[:, order] = walk.codes_IO.t()
+    del walk
     nearest = round_to(weight_OI, grid)
-    nearest_errors = output_errors(values(nearest, grid) - weight_OI, hessian_II)
+    nearest_errors = output_errors(values(nearest, grid).sub_(weight_OI), hessian_II)
     worse = ~(errors_O <= nearest_errors)
-    codes = torch.where(worse[:, None], nearest, codes)
+    codes[worse] = nearest[worse]
     return Rounded(codes, torch.where(worse, nearest_errors, errors_O), nearest_errors)
 
 
-def _inverse_factor(hessian_II: torch.Tensor) -> torch.Tensor:
-    """Upper ``U`` with ``U^T U = H^-1``."""
-    upper: torch.Tensor
-    lower, trouble = torch.linalg.cholesky_ex(hessian_II)
-    if not trouble:
-        upper, trouble = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+class _Walk:
+    """The walk over the inputs, in their order, of all rows at once."""
+
+    def __init__(self, weight_OI: torch.Tensor, factor_II: torch.Tensor, grid: Grid, order: torch.Tensor) -> None:
+        self.factor_II = factor_II
+        self.diagonal = factor_II.diagonal().tolist()
+        self.groups = (order // grid.group_size).tolist()
+        self.scales_GO, self.zeros_GO = grid.scales.float(), grid.zeros.float()
+        self.lowest_GO, self.highest_GO = -self.zeros_GO, grid.top - self.zeros_GO
+        # Rows of inputs still to come hold what is left of the weights, those done the scaled rounding errors.
+        self.rest_IO = weight_OI.t()[order].contiguous()
+        self.codes_IO = torch.empty_like(self.rest_IO, dtype=torch.uint8)
+        self.level_O = torch.empty_like(self.rest_IO[0])
+
+    def run(self, start: int, stop: int) -> None:
+        """Round the inputs from ``start`` to ``stop``: one half, then what it passes on to the other, then that."""
+        if stop - start <= LEAF:
+            self._leaf(start, stop)
+            return
+        middle = start + LEAF * ((stop - start + 2 * LEAF - 1) // (2 * LEAF))
+        self.run(start, middle)
+        self.rest_IO[middle:stop].addmm_(
+            self.factor_II[start:middle, middle:stop].t(), self.rest_IO[start:middle], alpha=-1
+        )
+        self.run(middle, stop)
+
+    def errors(self) -> torch.Tensor:
+        """``d H d^T`` of every row, once all inputs are rounded: fp32 [O]."""
+        norms: torch.Tensor = torch.linalg.vector_norm(self.rest_IO, dim=0)
+        return norms.square_()
+
+    def _leaf(self, start: int, stop: int) -> None:
+        for at in range(start, stop):
+            rest_O, group = self.rest_IO[at], self.groups[at]
+            if at > start:  # what the inputs before it in this leaf have passed on
+                rest_O.addmv_(self.rest_IO[start:at].t(), self.factor_II[start:at, at], alpha=-1)
+            scale_O, level_O = self.scales_GO[group], self.level_O
+            torch.div(rest_O, scale_O, out=level_O).round_()
+            torch.clamp(level_O, self.lowest_GO[group], self.highest_GO[group], out=level_O)
+            rest_O.addcmul_(level_O, scale_O, value=-1).div_(self.diagonal[at])
+            self.codes_IO[at] = level_O.add_(self.zeros_GO[group])
+
+
+def _inverse_factor(hessian_II: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Upper ``U`` with ``U^T U = H^-1``, the inputs of ``H`` taken in this order.
+
+    With ``L L^T`` the Cholesky product of ``H`` in the opposite order, ``L`` turned around in both directions is an
+    upper ``R`` with ``H = R R^T``, and its inverse is ``U``: no inverse of ``H`` is made, nor factored.
+    """
+    turned = order.flip(0)
+    lower, trouble = torch.linalg.cholesky_ex(hessian_II[turned[:, None], turned])
     if trouble:
         raise StageFailed(
             "quantize.gptq: the Hessian of the calibration inputs is not positive definite; "
             "raise damping (0.1, 0.2) or calibrate on more windows"
         )
+    upper: torch.Tensor = lower.flip(0, 1)
+    del lower
+    _invert_(upper)
     return upper
+
+
+def _invert_(upper_II: torch.Tensor) -> None:
+    """Put the inverse of an upper triangular matrix in its place: both halves of the diagonal, then the corner."""
+    size = len(upper_II)
+    if size <= TILE:
+        unit = torch.eye(size, device=upper_II.device)
+        upper_II.copy_(torch.linalg.solve_triangular(upper_II, unit, upper=True))
+        return
+    first, corner, last = (
+        upper_II[: size // 2, : size // 2],
+        upper_II[: size // 2, size // 2 :],
+        upper_II[size // 2 :, size // 2 :],
+    )
+    _invert_(first)
+    _invert_(last)
+    corner.copy_((first @ corner @ last).neg_())

@@ -1,4 +1,4 @@
-"""Opens a job's models and proves that they are those that were planned with."""
+"""Opens a job's models and datasets and proves that they are those that were planned with."""
 
 from pathlib import Path
 from typing import Protocol
@@ -33,3 +33,8 @@ def open_model(reference: Reference, store: Store) -> Model:
     if not fetched and folder_fingerprint(folder, store.root.parent) != reference.fingerprint:
         raise BadInput(f"the model {folder} has changed since this run was planned; run it again to plan anew")
     return Model(folder, reference.fingerprint)
+
+
+def open_dataset(reference: Reference, store: Store) -> Path:
+    """The folder of a dataset, every byte verified. Raises :class:`StageFailed` if it is missing or damaged."""
+    return store.open("dataset", reference.fingerprint).folder

@@ -1,18 +1,18 @@
 """Quantizes a streamed model layer by layer: what every quantizer shares once it has found the integers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
 from attar import architecture
 from attar.errors import Cancelled
-from attar.grid import Grid
-from attar.packed import PackedLinear
+from attar.grid import Grid, values
 from attar.stream import LayerStream, StreamedLayer
 from attar.writer import Writer
 
-Quantize = Callable[[StreamedLayer], Mapping[str, tuple[torch.Tensor, Grid]]]
+Found = tuple[str, torch.Tensor, Grid]  # module name within the layer, codes uint8 [out, in], grid
+Quantize = Callable[[StreamedLayer], Iterator[Found]]
 
 
 def quantize_layers(
@@ -26,7 +26,7 @@ def quantize_layers(
 
     Args:
         stream: of the dense source. Later layers see the outputs of packed ones.
-        quantize: layer → module name within it → (codes uint8 [out, in], grid), for all its linears.
+        quantize: yields the integers of all linears of a layer; before it goes on, the layer computes with them.
 
     Raises:
         Cancelled: between two layers, when ``cancelled()`` says so.
@@ -34,10 +34,13 @@ def quantize_layers(
     for layer in stream:
         if cancelled():
             raise Cancelled("stopped while quantizing; nothing was stored")
-        found = quantize(layer)
-        for name, (codes, grid) in found.items():
+        found: dict[str, tuple[torch.Tensor, Grid]] = {}
+        for name, codes, grid in quantize(layer):
             out.packed(layer.prefix + name, codes, grid.scales, grid.zeros)
             _put(layer.module, name, codes, grid, stream.dtype)
+            found[name] = (codes, grid)
+        for name, (codes, grid) in found.items():
+            _put(layer.module, name, codes, grid, torch.float32)  # exact, for the probe
         weights = {f"{name}.weight" for name in found}
         for name in architecture.axes_of_layer(stream.config):
             if name not in weights:
@@ -55,9 +58,7 @@ def weight_of(stream: LayerStream, layer: StreamedLayer, name: str) -> torch.Ten
 
 
 def _put(layer: nn.Module, name: str, codes: torch.Tensor, grid: Grid, dtype: torch.dtype) -> None:
-    """Exchange a dense linear of a layer for its packed form."""
-    parent, _, leaf = name.rpartition(".")
-    owner = layer.get_submodule(parent)
-    bias = getattr(owner, leaf).bias
-    packed = PackedLinear.from_codes(codes, grid.scales, grid.zeros, bias, grid.bits, grid.group_size, dtype)
-    setattr(owner, leaf, packed)
+    """Let a linear of a layer compute with the weight that its integers stand for, rounded once to ``dtype``."""
+    owner = layer.get_submodule(name)
+    weight = values(codes, grid).to(dtype)
+    owner.get_parameter("weight").data = weight if isinstance(owner, nn.Linear) else weight.t()

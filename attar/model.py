@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from attar import architecture
+from attar import architecture, lora
 from attar.checkpoint import read_facts, weight_files
 from attar.errors import BadInput
 from attar.facts import ModelFacts
@@ -55,12 +55,16 @@ class Model:
             tensor: torch.Tensor = file.get_tensor(stored)
             return tensor
 
+    def head(self, dtype: torch.dtype, device: str = "cpu") -> torch.Tensor:
+        """Weight of the head alone [vocabulary, width]; the embedding's where the two are one."""
+        return self.tensor(architecture.head(self.facts.config)).to(device, dtype)
+
     def hf_config(self) -> Any:
         """The transformers config without its quantization part (packed linears are ours)."""
         return hf_config(self.facts.config)
 
     def materialize(self, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
-        """The whole model in evaluation mode; packed linears become :class:`PackedLinear`.
+        """The whole model in evaluation mode; packed linears become :class:`PackedLinear`, with their adapter on.
 
         Dense tensors are cast to ``dtype``; integers and scales stay as they are stored.
         """
@@ -82,6 +86,8 @@ class Model:
         if architecture.tied(config):
             model.tie_weights()
         materialize_buffers(model, device)
+        if self.facts.adapter is not None:
+            lora.attach(model, self.facts.adapter, self.tensor, dtype, device)
         model.eval()
         return model  # type: ignore[no-any-return]
 
@@ -89,13 +95,14 @@ class Model:
         quantization = self.facts.quantization
         assert quantization is not None
         bias = self.tensor(f"{name}.bias").to(dtype) if f"{name}.bias" in self._files else None
+        columns = self.facts.packed_modules[name][1]
         return PackedLinear(
             qweight=self.tensor(f"{name}.qweight"),
             qzeros=self.tensor(f"{name}.qzeros"),
             scales=self.tensor(f"{name}.scales"),
             bias=bias,
-            bits=quantization.bits,
-            group_size=quantization.group_size,
+            bits=quantization.bits_of(name),
+            group_size=quantization.group_of(columns),
             dtype=dtype,
         )
 
@@ -103,6 +110,28 @@ class Model:
 def hf_config(config: Mapping[str, Any]) -> Any:
     """The transformers config of ``config.json`` without its quantization part."""
     return AutoConfig.for_model(**{k: v for k, v in config.items() if k != "quantization_config"})
+
+
+def fresh(config: Mapping[str, Any], dtype: torch.dtype, device: str) -> nn.Module:
+    """A model with random weights as transformers initialises them, drawn in fp32 from torch's generator."""
+    model: nn.Module = AutoModelForCausalLM.from_config(hf_config(config), dtype=torch.float32)
+    for parameter in model.parameters():  # and no buffer: rotary tables stay in fp32, as in an opened model
+        parameter.data = parameter.data.to(dtype)
+    return model.to(device).eval()
+
+
+def last_hidden(model: nn.Module, ids_BT: torch.Tensor) -> torch.Tensor:
+    """Hidden states after the final norm of all tokens that have a next one, [batch · (tokens − 1), width]."""
+    body: Any = model.base_model
+    hidden: torch.Tensor = body(input_ids=ids_BT, use_cache=False).last_hidden_state
+    return hidden[:, :-1].flatten(0, 1)
+
+
+def head_weight(model: nn.Module) -> torch.Tensor:
+    """Weight of the head [vocabulary, width], which may be the embedding's."""
+    decoder: Any = model
+    weight: torch.Tensor = decoder.get_output_embeddings().weight
+    return weight
 
 
 def softcap(model: nn.Module | None) -> float | None:

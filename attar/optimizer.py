@@ -46,8 +46,7 @@ class MasterAdamW:
         grads = {n: p.grad for n, p in self.parameters.items() if p.grad is not None}
         if not grads:
             return dict.fromkeys(self.parameters, 0.0)
-        stacked = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in grads.values()])
-        known = dict(zip(grads, stacked.tolist(), strict=True))
+        known = dict(zip(grads, torch.stack([_norm(g) for g in grads.values()]).tolist(), strict=True))
         return {name: known.get(name, 0.0) for name in self.parameters}
 
     @torch.no_grad()
@@ -66,23 +65,29 @@ class MasterAdamW:
             parameter.grad = None
 
     def _update(self, name: str, parameter: nn.Parameter, rate: float, gradient_factor: float) -> None:
-        first, second = self.betas
-        correction = (1 - second**self.steps) ** 0.5
-        rate_now = rate / (1 - first**self.steps)
         assert parameter.grad is not None
-        size = CPU_SLICE if parameter.device.type == "cpu" else parameter.numel()
         own_master = parameter.data.data_ptr() == self.masters[name].data_ptr()
-        updated = (self.masters[name], self.means[name], self.squares[name], parameter.data)
-        columns = [torch.split(column.view(-1), size) for column in updated]
-        gradients = torch.split(parameter.grad.reshape(-1), size)
-        for grad, master, mean, square, weight in zip(gradients, *columns, strict=True):
-            wide = grad.float() if gradient_factor == 1 else grad.float() * gradient_factor
-            mean.lerp_(wide, 1 - first)
-            square.mul_(second).addcmul_(wide, wide, value=1 - second)
-            if self.weight_decay and name in self.decayed:
-                master.mul_(1 - rate * self.weight_decay)
-            root = square.sqrt().div_(correction).add_(self.epsilon)
-            master.addcdiv_(mean, root, value=-rate_now)
+        updated = (self.masters[name], self.means[name], self.squares[name], parameter.data, parameter.grad)
+        size = _slice_size(parameter)
+        steps = torch.tensor(float(self.steps), device=parameter.device)
+        for parts in zip(*(torch.split(column.reshape(-1), size) for column in updated), strict=True):
+            master, mean, square, weight, grad = parts
+            wide = grad.float() if gradient_factor == 1 else grad.float().mul_(gradient_factor)
+            torch._fused_adamw_(
+                [master],
+                [wide],
+                [mean],
+                [square],
+                [],
+                [steps],
+                lr=rate,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                weight_decay=self.weight_decay if name in self.decayed else 0.0,
+                eps=self.epsilon,
+                amsgrad=False,
+                maximize=False,
+            )
             if not own_master:
                 weight.copy_(master)
 
@@ -105,3 +110,15 @@ class MasterAdamW:
         """Make the fp32 masters the parameters: what is saved is rounded once, from them."""
         for name, parameter in self.parameters.items():
             parameter.data = self.masters[name]
+
+
+def _slice_size(tensor: Tensor) -> int:
+    return CPU_SLICE if tensor.device.type == "cpu" else max(1, tensor.numel())
+
+
+def _norm(tensor: Tensor) -> Tensor:
+    """Euclidean norm in fp32, without a copy of the whole in fp32."""
+    parts = torch.split(tensor.reshape(-1), _slice_size(tensor))
+    norms = torch.stack([torch.linalg.vector_norm(part, dtype=torch.float32) for part in parts])
+    whole: Tensor = torch.linalg.vector_norm(norms)
+    return whole

@@ -1,11 +1,13 @@
 """Packed linears: the standard GPTQ tensors on disk, and a module that computes, and learns its scales, with them.
 
 Legend of shapes: O out features, I in features, G groups of consecutive inputs, W 32-bit words.
-File format (GPTQ version 1, as AutoGPTQ wrote it and GPTQModel, vLLM, SGLang and transformers read it):
-``qweight`` int32 [I / 8, O], ``qzeros`` int32 [G, O / 8] of zero points less one, ``scales`` fp16 [G, O],
-``g_idx`` int32 [I]; the first code lies in the lowest bits.
+File format (GPTQ version 1, as AutoGPTQ wrote it and GPTQModel, vLLM, SGLang and transformers read it), for b bits:
+``qweight`` int32 [I * b / 32, O], ``qzeros`` int32 [G, O * b / 32] of zero points less one, ``scales`` fp16 [G, O],
+``g_idx`` int32 [I]. The codes are one stream of bits, the first code in the lowest: 16, 8 or 4 codes of 2, 4 or 8 bits
+fill a word, and 32 codes of 3 bits fill three, two of them lying across a border.
 """
 
+from math import gcd
 from typing import Any, Callable
 
 import torch
@@ -38,25 +40,37 @@ def from_gptq(qweight_WO: torch.Tensor, qzeros_GW: torch.Tensor, bits: int) -> t
 
 def _pack(codes_NM: torch.Tensor, bits: int) -> torch.Tensor:
     """[N, M] small integers → int32 [N * bits / 32, M]."""
-    per_word = 32 // bits
-    parts = codes_NM.reshape(-1, per_word, codes_NM.shape[1]).to(torch.int32)
-    words = parts[:, 0].clone()
-    for place in range(1, per_word):
-        words |= parts[:, place] << (bits * place)
-    return words.contiguous()
+    count, words = 32 // gcd(bits, 32), bits // gcd(bits, 32)
+    parts = codes_NM.reshape(-1, count, codes_NM.shape[1])
+    packed = torch.zeros(len(parts), words, parts.shape[2], dtype=torch.int32, device=parts.device)
+    for place in range(count):
+        word, shift = divmod(bits * place, 32)
+        part = parts[:, place].to(torch.int32)
+        packed[:, word] |= part << shift
+        if shift + bits > 32:
+            packed[:, word + 1] |= part >> (32 - shift)
+    return packed.view(-1, parts.shape[2])
 
 
 def _unpack(words_WM: torch.Tensor, bits: int) -> torch.Tensor:
     """int32 [W, M] → uint8 [W * 32 / bits, M]."""
-    places = [((words_WM >> shift) & (2**bits - 1)).to(torch.uint8) for shift in range(0, 32, bits)]
-    return torch.stack(places, dim=1).reshape(-1, words_WM.shape[1])
+    count, words = 32 // gcd(bits, 32), bits // gcd(bits, 32)
+    packed = words_WM.reshape(-1, words, words_WM.shape[1])
+    codes = torch.empty(len(packed), count, packed.shape[2], dtype=torch.uint8, device=packed.device)
+    for place in range(count):
+        word, shift = divmod(bits * place, 32)
+        part = packed[:, word] >> shift  # fills with the sign: cut off below
+        if shift + bits > 32:
+            part = (part & (2 ** (32 - shift) - 1)) | (packed[:, word + 1] << (32 - shift))
+        codes[:, place] = part & (2**bits - 1)
+    return codes.view(-1, packed.shape[2])
 
 
 class PackedLinear(nn.Module):
     """A linear layer whose weight is ``(codes - zeros) * scales``; the integers never change, the scales can learn.
 
-    In memory the integers are ``levels`` (= codes - zeros, int8 [O, I]) and ``zeros`` (uint8 [G, O]): one byte a
-    weight instead of half a byte, because unpacking nibbles at every step costs more than it saves.
+    In memory the integers are ``levels`` (= codes - zeros, int8 [O, I], int16 for 8 bits) and ``zeros`` (uint8 [G, O]):
+    one byte a weight instead of half a byte, because unpacking nibbles at every step costs more than it saves.
 
     ``scales`` is an fp32 parameter [G, O] whatever dtype the module is moved to. It is rounded to fp16 wherever it is
     used, so the module computes exactly what its file will hold; the rounding is transparent to gradients.
@@ -89,9 +103,9 @@ class PackedLinear(nn.Module):
         self.bits = bits
         self.group_size = group_size
         self.out_features, self.in_features = codes.shape
-        spread = zeros.to(torch.int8).t().repeat_interleave(group_size, dim=1)
-        self.register_buffer("levels", codes.to(torch.int8) - spread)
         self.register_buffer("zeros", zeros)
+        spread = self._zeros_of_inputs()
+        self.register_buffer("levels", codes.to(spread.dtype).sub_(spread))
         self.scales = nn.Parameter(scales.float(), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.to(dtype), requires_grad=False)
         self._kernel: tuple[Any, torch.Tensor, torch.Tensor] | None = None
@@ -114,8 +128,12 @@ class PackedLinear(nn.Module):
     @property
     def codes(self) -> torch.Tensor:
         """The stored integers, uint8 [O, I]."""
-        spread = self.zeros.to(torch.int8).t().repeat_interleave(self.group_size, dim=1)
-        return (self.levels + spread).to(torch.uint8)
+        return (self.levels + self._zeros_of_inputs()).to(torch.uint8)
+
+    def _zeros_of_inputs(self) -> torch.Tensor:
+        """The zero point of every weight [O, I], in the dtype of the levels."""
+        dtype = torch.int8 if self.bits < 8 else torch.int16  # 8-bit codes less their zero point reach from -255 to 254
+        return self.zeros.to(dtype).t().repeat_interleave(self.group_size, dim=1)
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """The tensors of the file by leaf name, ``bias`` included where there is one."""

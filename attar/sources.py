@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Literal
 
+from attar import adapter
 from attar.checkpoint import SIDE_FILES, read_facts, weight_files
 from attar.errors import BadInput
 from attar.facts import ModelFacts
@@ -71,7 +72,8 @@ def folder_fingerprint(folder: Path, home: Path) -> str:
     """Identity of a model folder: the content of its weights, config and tokenizer."""
     hashes = FileHashes(home / "hashes.json")
     names = [name for name in SIDE_FILES if (folder / name).is_file()]
-    names += sorted({path.name for path in weight_files(folder).values()})
+    names += sorted({str(path.relative_to(folder)) for path in weight_files(folder).values()})
+    names += [adapter.CONFIG] if adapter.WEIGHTS in names else []
     return hash_json(["folder", {name: hashes(folder / name) for name in names}])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
+import greenlet
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,9 +17,10 @@ from torch import nn
 
 from attar import architecture, probe
 from attar.model import Model, materialize_buffers, skeleton
+from attar.stream_memory import BATCH_TOKENS
 
 Visit = Callable[[str, torch.Tensor], None]
-BATCH_TOKENS = 4096  # tokens in one pass through a layer: large enough for full matmul speed, small in memory
+HEAD_ROWS = 16384  # of the head, in fp32 at once
 
 
 class StreamedLayer:
@@ -29,6 +31,7 @@ class StreamedLayer:
         self.config = stream.config
         self.prefix = architecture.layer(stream.config, index)
         self.module = module
+        self.passed = False  # the hidden states have gone through already
         self._stream = stream
 
     def weight(self, name: str) -> torch.Tensor:
@@ -60,6 +63,44 @@ class StreamedLayer:
         finally:
             for handle in hooks:
                 handle.remove()
+
+    @torch.no_grad()
+    def in_step(self, names: Iterable[str], visit: Visit) -> Iterator[str]:
+        """The one pass of the hidden states through the layer, halted wherever it comes to one of the named modules.
+
+        All batches walk through the layer together: each runs to the first named module, ``visit(name, x_NI)`` gets
+        its input, and when all have come there the name is yielded. What the caller then does to the weights of that
+        module, and of those that get the same input, is what the batches compute with when they go on. So every
+        linear runs once, on inputs that everything before it, in this layer too, has already changed.
+
+        Every batch waits in a greenlet of its own, with its intermediate results: for all windows together these are
+        the widest input in the layer (with the whole output of a fused projection of which it is made, where there is
+        one) and up to three hidden states.
+        """
+        stream = self._stream
+        hooks = []
+        for name in names:
+
+            def hook(_: nn.Module, args: tuple[torch.Tensor, ...], name: str = name) -> None:
+                visit(name, args[0].flatten(0, -2))
+                greenlet.getcurrent().parent.switch(name)
+
+            hooks.append(self.module.get_submodule(name).register_forward_pre_hook(hook))
+
+        def walk(start: int, stop: int) -> None:
+            stream.hidden[start:stop] = stream.forward(self.module, self.index, stream.hidden[start:stop])
+
+        walks = [greenlet.greenlet(walk) for _ in stream.batches]
+        try:
+            reached = {one.switch(*batch) for one, batch in zip(walks, stream.batches, strict=True)}
+            while reached and reached != {None}:
+                (name,) = reached
+                yield name
+                reached = {one.switch() for one in walks}
+        finally:
+            for handle in hooks:
+                handle.remove()
+        self.passed = True
 
 
 class LayerStream:
@@ -114,7 +155,7 @@ class LayerStream:
 
     @torch.no_grad()
     def _advance(self, layer: StreamedLayer) -> None:
-        for start, stop in self.batches:
+        for start, stop in [] if layer.passed else self.batches:
             self.hidden[start:stop] = self.forward(layer.module, layer.index, self.hidden[start:stop])
         self._probe = self.forward(layer.module.float(), layer.index, self._probe)
         layer.module.to("meta")
@@ -129,20 +170,31 @@ class LayerStream:
     @torch.no_grad()
     def logits(self) -> torch.Tensor:
         """fp32 logits [64, vocabulary] of the probe after the last layer."""
-        return self.head("cpu", torch.float32)(self._probe[0].cpu())
+        return self.head("cpu", torch.float32, at_once=HEAD_ROWS)(self._probe[0].cpu())
 
-    def head(self, device: str, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Final norm and head: hidden states [..., hidden] behind the last layer → logits [..., vocabulary]."""
+    def head(
+        self, device: str, dtype: torch.dtype, at_once: int | None = None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Final norm and head: hidden states [..., hidden] behind the last layer → logits [..., vocabulary].
+
+        Args:
+            at_once: rows of the head that are cast to ``dtype`` within a call, so that for a single call it never
+                lies whole in memory in fp32; by default all are cast beforehand.
+        """
         path = architecture.family(self.config).final_norm
         names = [name for name in architecture.tensors(self.config) if name.startswith(f"{path}.")]
         state = {name.removeprefix(f"{path}."): self._stored(name).to(device, dtype) for name in names}
         norm = load(deepcopy(self.model.get_submodule(path)), state)
-        weight = self._stored(architecture.head(self.config)).to(device, dtype)
+        weight_VH = self._stored(architecture.head(self.config)).to(device)
+        if at_once is None:
+            weight_VH = weight_VH.to(dtype)
+        parts_VH = torch.split(weight_VH, at_once or len(weight_VH))
         cap = architecture.softcap(self.config)
 
         @torch.no_grad()
         def project(hidden: torch.Tensor) -> torch.Tensor:
-            logits = torch.nn.functional.linear(norm(hidden), weight)
+            normed = norm(hidden)
+            logits = torch.cat([nn.functional.linear(normed, part_VH.to(dtype)) for part_VH in parts_VH], dim=-1)
             return logits if cap is None else torch.tanh(logits / cap) * cap
 
         return project

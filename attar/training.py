@@ -4,33 +4,31 @@ The order of the data is a function of (seed, step) alone, and the state holds e
 killed and started again ends bit for bit where an undisturbed one does.
 """
 
-import json
 import math
-import os
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from attar import architecture
 from attar.attention import quick_attention
-from attar.divergence import HeadLoss, Objective, Softcaps, head_loss
+from attar.divergence import HeadLoss, Objective, Softcaps, TopK, head_loss
 from attar.errors import BadInput, Cancelled, ProofFailed
-from attar.model import softcap
+from attar.model import head_weight, last_hidden, softcap
 from attar.optimizer import MasterAdamW
+from attar.store import Store
+from attar.teacher_cache import Hidden, Keep, TeacherCache, open_cache
 from attar.training_settings import TrainingSettings
+from attar.training_state import load_state, save_state
 
 if TYPE_CHECKING:
     from attar.data import Corpus
     from attar.model import Model
-
-STATE_FILE = "training.safetensors"
 
 
 class Surroundings(Protocol):
@@ -49,6 +47,8 @@ class Surroundings(Protocol):
     @property
     def state(self) -> Path: ...
     @property
+    def store(self) -> Store: ...
+    @property
     def cancelled(self) -> Callable[[], bool]: ...
     def report(self, name: str, value: float, step: int | None = None) -> None: ...
     def progress(self, done: int, total: int, unit: str) -> None: ...
@@ -63,20 +63,61 @@ def fit(
     rates: Mapping[str, float] | None = None,
 ) -> None:
     """:func:`train` with the teacher and the text of a stage's context; ``source`` lends the tokenizer."""
-    teacher = None
-    if settings.alpha > 0:
-        if context.teacher is None:
-            raise BadInput(f"alpha={settings.alpha:g} asks for a teacher and there is none; alpha=0 needs none")
-        _require_same_tokens(source, context.teacher)
-        teacher = context.teacher.materialize(context.torch_dtype, context.device).requires_grad_(False)
+    asked = asked_teacher(source, settings, context)
     windows = context.data.windows("train", source.tokenizer_file, settings.windows, settings.length, context.seed)
-    train(student, teacher, windows, settings, context, rates)
+    if asked is None:
+        train(student, None, windows, settings, context, rates)
+    elif settings.cache == "none":
+        teacher = asked.materialize(context.torch_dtype, context.device).requires_grad_(False)
+        train(student, teacher, windows, settings, context, rates)
+    else:
+        cache = open_cache(asked, windows, Keep(settings.cache, settings.top_k, settings.temperature), context)
+        report_missed(student, asked, cache, windows, settings, context, step=0)
+        train(student, cache, windows, settings, context, rates)
+        report_missed(student, asked, cache, windows, settings, context, step=settings.steps)
+
+
+def asked_teacher(source: "Model", settings: TrainingSettings, context: Surroundings) -> "Model | None":
+    """The teacher of a stage's context, with the tokens of ``source``; None when ``alpha`` is 0."""
+    if settings.alpha == 0:
+        return None
+    if context.teacher is None:
+        raise BadInput(f"alpha={settings.alpha:g} asks for a teacher and there is none; alpha=0 needs none")
+    _require_same_tokens(source, context.teacher)
+    return context.teacher
 
 
 def train(
     student: nn.Module,
-    teacher: nn.Module | None,
+    teacher: nn.Module | TeacherCache | None,
     windows: npt.NDArray[np.int64],
+    settings: TrainingSettings,
+    context: Surroundings,
+    rates: Mapping[str, float] | None = None,
+) -> None:
+    """:func:`learn` from whole windows of text.
+
+    Args:
+        student: a causal language model of transformers.
+        teacher: the same kind with the same vocabulary, or a cache of what it says about ``windows``; not needed, and
+            not asked, when ``alpha`` is 0.
+        windows: token ids [n, length]; read in a new order every epoch, as often as the budget needs.
+        settings, context, rates: as in :func:`learn`.
+    """
+    online = teacher if isinstance(teacher, nn.Module) else None
+
+    def lesson(step: int) -> HeadLoss:
+        rows = batch_rows(len(windows), settings.batch, context.seed, step)
+        ids_BT = torch.from_numpy(windows[rows]).to(context.device)
+        with quick_attention(student, online, length=ids_BT.shape[1], device=context.device):
+            return loss_of(student, teacher, ids_BT, settings, rows)
+
+    learn(student, lesson, settings, context, rates)
+
+
+def learn(
+    student: nn.Module,
+    lesson: Callable[[int], HeadLoss],
     settings: TrainingSettings,
     context: Surroundings,
     rates: Mapping[str, float] | None = None,
@@ -84,9 +125,8 @@ def train(
     """Train, in place, every parameter of ``student`` that requires a gradient; at the end they are fp32.
 
     Args:
-        student: a causal language model of transformers.
-        teacher: the same kind with the same vocabulary; not needed, and not asked, when ``alpha`` is 0.
-        windows: token ids [n, length]; read in a new order every epoch, as often as the budget needs.
+        student: a module.
+        lesson: the loss of a step on the student as it is then; a function of the step's number alone.
         settings: budget, schedule, loss.
         context: where the state lies, seed, events.
         rates: peak learning rates by parameter name where they differ from ``settings.learning_rate``.
@@ -104,15 +144,14 @@ def train(
     )
     started_as = {name: _digest(master, name) for name, master in optimizer.masters.items()}
     alive: set[str] = set()  # parameters that ever got a gradient other than zero
-    load_state(optimizer, alive, context)
+    load_state(optimizer, alive, context.state, context.log)
     tokens_a_step = settings.batch * settings.length
     for step in range(optimizer.steps, settings.steps):
         if context.cancelled():
             save_state(optimizer, alive, context.state)
             raise Cancelled(f"training was stopped after {step} of {settings.steps} steps, which are saved")
-        ids_BT = torch.from_numpy(batch(windows, settings.batch, context.seed, step)).to(context.device)
-        with quick_attention(student, teacher, length=ids_BT.shape[1], device=context.device):
-            losses = loss_of(student, teacher, ids_BT, settings)
+        torch.manual_seed(int(np.random.SeedSequence((context.seed, step)).generate_state(1)[0]))  # for dropout
+        losses = lesson(step)
         losses.loss.backward()  # type: ignore[no-untyped-call]
         norms = optimizer.gradient_norms()
         norm = math.hypot(*norms.values())
@@ -128,79 +167,93 @@ def train(
     optimizer.publish()
 
 
-def loss_of(student: nn.Module, teacher: nn.Module | None, ids_BT: Tensor, settings: TrainingSettings) -> HeadLoss:
-    """The objective on windows of token ids [batch, tokens], each token but the last predicting the next."""
+def loss_of(
+    student: nn.Module,
+    teacher: nn.Module | TeacherCache | None,
+    ids_BT: Tensor,
+    settings: TrainingSettings,
+    rows: npt.NDArray[np.int64] | None = None,
+    learned_BT: Tensor | None = None,
+) -> HeadLoss:
+    """The objective on rows of token ids [batch, tokens], each token but the last predicting the next.
+
+    ``rows`` [batch] are their places in what a cache was made of. ``learned_BT`` [batch, tokens − 1] says which of the
+    predictions count, for a teacher that is no cache; all do by default.
+    """
+    counting = slice(None) if learned_BT is None else learned_BT.reshape(-1)
     objective = Objective(settings.alpha, settings.temperature, settings.divergence, settings.mix)
-    labels_N = ids_BT[:, 1:].reshape(-1)
-    teacher_NE = teacher_head_VE = None
+    labels_N = ids_BT[:, 1:].reshape(-1)[counting]
+    hidden_NE = head_VE = cap = top = None
     if teacher is not None and settings.alpha > 0:
-        with torch.no_grad():
-            teacher_NE = _last_hidden(teacher, ids_BT)
-        teacher_head_VE = _head(teacher).detach()
-    caps = Softcaps(softcap(student), softcap(teacher))
-    hidden_ND = _last_hidden(student, ids_BT)
-    return head_loss(hidden_ND, _head(student), labels_N, objective, teacher_NE, teacher_head_VE, softcaps=caps)
+        said = _targets(teacher, ids_BT, rows)
+        if isinstance(said, TopK):
+            top = said
+        else:
+            hidden_NE, head_VE, cap = said
+            hidden_NE = hidden_NE[counting]
+    hidden_ND, caps = last_hidden(student, ids_BT)[counting], Softcaps(softcap(student), cap)
+    return head_loss(hidden_ND, head_weight(student), labels_N, objective, hidden_NE, head_VE, softcaps=caps, top=top)
+
+
+def _targets(teacher: nn.Module | TeacherCache, ids_BT: Tensor, rows: npt.NDArray[np.int64] | None) -> Hidden | TopK:
+    if isinstance(teacher, TeacherCache):
+        if rows is None:
+            raise ValueError("a cache needs to know which windows it is asked about")
+        return teacher.targets(rows)
+    with torch.no_grad():
+        return Hidden(last_hidden(teacher, ids_BT), head_weight(teacher).detach(), softcap(teacher))
+
+
+@torch.no_grad()
+def report_missed(
+    student: nn.Module,
+    teacher: "Model",
+    cache: TeacherCache,
+    windows: npt.NDArray[np.int64],
+    settings: TrainingSettings,
+    context: Surroundings,
+    step: int,
+) -> None:
+    """Report what a cache of top tokens misses: mass of the rest, and nats of the divergence on some windows."""
+    if cache.keep.what != "topk":
+        return
+    dtype = next(student.parameters()).dtype
+    count, exact_NE = cache.probe()
+    exact_head_VE = teacher.head(dtype, context.device)
+    ids_BT = torch.from_numpy(windows[:count]).to(context.device)
+    objective = Objective(1.0, settings.temperature, settings.divergence, settings.mix)
+    caps = Softcaps(softcap(student), architecture.softcap(teacher.facts.config))
+    learned = (last_hidden(student, ids_BT), head_weight(student), ids_BT[:, 1:].reshape(-1), objective)
+    whole = head_loss(*learned, exact_NE.to(dtype), exact_head_VE, softcaps=caps).divergence.item()
+    kept = head_loss(*learned, softcaps=caps, top=cache.top(np.arange(count))).divergence.item()
+    context.report("topk_tail_mass", 1 - cache.mass, step)
+    context.report("topk_bias", whole - kept, step)
+    context.log(
+        f"cache=topk: the {cache.keep.top_k} tokens kept hold {cache.mass:.1%} of the teacher's probability at "
+        f"temperature {cache.keep.temperature:g}; of a divergence of {whole:.4f} nats a token they see {kept:.4f}"
+    )
 
 
 def batch(windows: npt.NDArray[np.int64], size: int, seed: int, step: int) -> npt.NDArray[np.int64]:
-    """Windows [size, length] of a step: every epoch is a permutation of its own, drawn from (seed, epoch)."""
-    count = len(windows)
+    """Windows [size, length] of a step."""
+    rows: npt.NDArray[np.int64] = windows[batch_rows(len(windows), size, seed, step)]
+    return rows
+
+
+def batch_rows(count: int, size: int, seed: int, step: int) -> npt.NDArray[np.int64]:
+    """Which of ``count`` windows a step reads [size]: every epoch is a permutation, drawn from (seed, epoch)."""
     places = range(step * size, (step + 1) * size)
     orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in {p // count for p in places}}
-    return np.stack([windows[orders[place // count][place % count]] for place in places])
-
-
-def save_state(optimizer: MasterAdamW, alive: set[str], folder: Path) -> None:
-    """Write everything the next steps depend on, as one file that is either the old one or the new one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{STATE_FILE}.draft"
-    metadata = {"steps": str(optimizer.steps), "alive": json.dumps(sorted(alive))}
-    save_file({name: tensor.contiguous() for name, tensor in optimizer.state().items()}, draft, metadata)
-    with open(draft, "rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(folder / STATE_FILE)
-
-
-def load_state(optimizer: MasterAdamW, alive: set[str], context: Surroundings) -> None:
-    """Go on from the last saved step, if there is one."""
-    path = context.state / STATE_FILE
-    if not path.exists():
-        return
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            expected = {name: list(tensor.shape) for name, tensor in optimizer.state().items()}
-            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
-            if found != expected:
-                context.log(f"the training state {path} is of another training and is not used", level="warning")
-                return
-            metadata = file.metadata()
-            optimizer.load(file.get_tensor, int(metadata["steps"]))
-            alive |= set(json.loads(metadata["alive"]))
-    except SafetensorError as error:
-        context.log(f"the training state {path} cannot be read and is not used: {error}", level="warning")
-        return
-    context.log(f"training goes on after step {optimizer.steps}")
+    return np.array([orders[place // count][place % count] for place in places], dtype=np.int64)
 
 
 def _require_same_tokens(student: "Model", teacher: "Model") -> None:
     if (student.facts.vocabulary, student.facts.tokenizer) != (teacher.facts.vocabulary, teacher.facts.tokenizer):
         raise BadInput(
             f"the tokenizer of the teacher {teacher.folder} differs from that of the student {student.folder}, so "
-            "their next-token distributions cannot be compared; choose a teacher with the same tokenizer"
+            "their next-token distributions cannot be compared; choose a teacher with the same tokenizer, or let this "
+            "one write answers with generate.responses and learn from them with distill.response"
         )
-
-
-def _last_hidden(model: nn.Module, ids_BT: Tensor) -> Tensor:
-    """Hidden states after the final norm of all tokens that have a next one, [batch · (tokens − 1), width]."""
-    body: Any = model.base_model
-    hidden: Tensor = body(input_ids=ids_BT, use_cache=False).last_hidden_state
-    return hidden[:, :-1].flatten(0, 1)
-
-
-def _head(model: nn.Module) -> Tensor:
-    body: Any = model
-    weight: Tensor = body.get_output_embeddings().weight
-    return weight
 
 
 def _digest(master: Tensor, name: str) -> int:

@@ -1,9 +1,9 @@
 """Settings that every training stage shares, and the arithmetic that follows from them. Torch-free."""
 
 from math import ceil, cos, pi
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from attar.facts import ModelFacts
 
@@ -15,6 +15,7 @@ class TrainingSettings(BaseModel):
     """How long, how fast and towards what a stage trains."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    caches: ClassVar[bool] = True  # whether the stage reads whole windows of text, which is what a teacher cache holds
 
     teacher: Annotated[
         str, Field(min_length=1, description="who teaches: origin, previous, or a model as the recipe names one")
@@ -40,12 +41,54 @@ class TrainingSettings(BaseModel):
         Literal["forward", "reverse", "jsd", "skew"],
         Field(description="KL(teacher ‖ student), KL(student ‖ teacher), generalised Jensen-Shannon, or skewed KL"),
     ] = "forward"
-    mix: Annotated[float, Field(gt=0, lt=1, description="the teacher's weight in the mixture of jsd and skew")] = 0.1
+    beta: Annotated[
+        float,
+        Field(gt=0, lt=1, description="β of divergence=jsd: near 0 it goes the way of forward, near 1 of reverse"),
+    ] = 0.5
+    skew: Annotated[
+        float, Field(ge=0, lt=1, description="λ of divergence=skew: the teacher's share in what it is compared with")
+    ] = 0.1
+    cache: Annotated[
+        Literal["none", "hidden", "topk"],
+        Field(
+            description="what is kept of the teacher, so that it is asked once and serves every run on the same text: "
+            "its last hidden states (exact at every temperature), or its top_k likeliest tokens at this temperature "
+            "and the sum of the rest"
+        ),
+    ] = "none"
+    top_k: Annotated[int, Field(gt=0, le=4096, description="tokens that cache=topk keeps of each prediction")] = 32
     weight_decay: Annotated[float, Field(ge=0, le=1, description="decoupled weight decay of matrices")] = 0.0
     clip: Annotated[float, Field(ge=0, description="largest norm of the whole gradient; 0 does not clip")] = 1.0
     save_every: Annotated[
         int, Field(gt=0, description="steps between two saves of the training state (never changes the numbers)")
     ] = 25
+
+    @model_validator(mode="after")
+    def _every_setting_applies(self) -> Self:
+        fields = type(self).model_fields
+        for name, owner, value in (
+            ("beta", "divergence", "jsd"),
+            ("skew", "divergence", "skew"),
+            ("top_k", "cache", "topk"),
+        ):
+            given, chosen = getattr(self, name), getattr(self, owner)
+            if given != fields[name].default and chosen != value:
+                raise ValueError(
+                    f"{name}={given} belongs to {owner}={value}, and {owner} is {chosen}; leave {name} out or set "
+                    f"{owner}: {value}"
+                )
+        if self.cache != "none" and not self.caches:
+            raise ValueError(f"cache={self.cache} is for stages that read whole windows of text; leave it out")
+        if self.cache != "none" and self.alpha == 0:
+            raise ValueError(
+                f"cache={self.cache} keeps what a teacher says, and alpha=0 asks none; leave the cache out"
+            )
+        return self
+
+    @property
+    def mix(self) -> float:
+        """The teacher's weight in the mixture of jsd or skew."""
+        return self.beta if self.divergence == "jsd" else self.skew
 
     @property
     def steps(self) -> int:
@@ -75,19 +118,35 @@ class TrainingSettings(BaseModel):
         """Split → (windows, tokens a window) that the training asks for."""
         return {"train": (self.windows, self.length)}
 
-    def estimate(self, student: ModelFacts, teacher: ModelFacts, learning: int | None = None) -> tuple[float, int, int]:
-        """FLOPs of all steps, bytes at the peak of the process, and bytes of the saved state.
+    def estimate(
+        self, student: ModelFacts, teacher: ModelFacts, learning: int | None = None
+    ) -> tuple[float, int, int, int]:
+        """FLOPs of all steps, bytes at the peak of the process, of the saved state, and of a new teacher cache.
 
         Args:
             student, teacher: facts.
             learning: parameters that learn; all of them by default.
         """
         asked = teacher.parameters if self.alpha > 0 else 0
-        per_token = 6 * student.parameters + 2 * asked
+        tokens = self.windows * self.length
+        flops = float(tokens) * (6 * student.parameters + 2 * asked)  # a cache asks the teacher as often, in one go
         learning = student.parameters if learning is None else learning
-        weights = 2 * student.parameters + 2 * asked + LEARNING * learning
         # Of a layer, autograd keeps some twelve tensors as wide as the hidden states and five as wide as the FFN.
-        kept = student.layers * (12 * student.hidden + 5 * student.ffn) * 2
-        logits = 512 * student.vocabulary * 2 * 2
-        memory = PROCESS + weights + self.batch * self.length * kept + logits
-        return float(self.windows * self.length * per_token), memory, 12 * learning  # fp32 master and two moments
+        kept = self.batch * self.length * student.layers * (12 * student.hidden + 5 * student.ffn) * 2
+        training = 2 * student.parameters + LEARNING * learning + kept + (1024 + 256) * student.vocabulary * 2
+        state = 12 * learning  # fp32 master and two moments
+        if self.cache == "none" or not asked:
+            return flops, PROCESS + training + 2 * asked, state, 0
+        head = teacher.vocabulary * teacher.hidden
+        if self.cache == "hidden":
+            flops += 2.0 * tokens * head
+            training += 2 * head
+        making = 2 * student.parameters + 2 * asked
+        a_token = cache_bytes(self.cache, self.top_k, teacher.hidden)
+        return flops, PROCESS + max(training, making), state, self.windows * (self.length - 1) * a_token
+
+
+def cache_bytes(what: Literal["hidden", "topk"], top_k: int, width: int, item: int = 2) -> int:
+    """Bytes that one prediction of a teacher of this width takes in a cache; ``item``: bytes of a hidden state's
+    element. A top token is an index and an fp32 log-probability, and there is one more of the latter for the rest."""
+    return width * item if what == "hidden" else 8 * top_k + 4

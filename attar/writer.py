@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from attar import architecture, probe
-from attar.checkpoint import INDEX, TOKENIZER_FILES, WEIGHTS
+from attar import adapter, architecture, lora, probe
+from attar.checkpoint import TOKENIZER_FILES
 from attar.errors import ProofFailed
 from attar.facts import ModelFacts
 from attar.packed import PackedLinear, to_gptq
+from attar.shards import Shards
 
-SHARD_BYTES = 2_000_000_000
 _TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I32": torch.int32}
 
 
@@ -32,9 +32,8 @@ class Writer:
         self.expected = facts.tensors()
         self.probe_logits: torch.Tensor | None = None
         self.notes: dict[str, Any] = {}  # what the stage found out about its result, for the manifest
-        self._pending: dict[str, torch.Tensor] = {}
-        self._places: dict[str, int] = {}
-        self._shards: list[Path] = []
+        self._beside: dict[str, torch.Tensor] = {}  # of the adapter, which has a file of its own
+        self._shards = Shards(folder, {name: f for name, f in self.expected.items() if not _of_adapter(name)})
 
     def tensor(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Add one tensor, cast to the dtype the plan promised for it; returns it as it will be stored."""
@@ -42,12 +41,13 @@ class Writer:
         if fact is None or tuple(tensor.shape) != fact.shape:
             promised = "nothing of that name" if fact is None else f"shape {list(fact.shape)}"
             raise ProofFailed(f"the stage wrote {name} of shape {list(tensor.shape)}, its plan promised {promised}")
-        if name in self._places or name in self._pending:
+        if name in self._beside or (not _of_adapter(name) and name not in self._shards.missing):
             raise ProofFailed(f"the stage wrote {name} twice")
-        stored = tensor.detach().to("cpu", _TORCH[fact.dtype]).contiguous().clone()
-        self._pending[name] = stored
-        if sum(t.numel() * t.element_size() for t in self._pending.values()) >= SHARD_BYTES:
-            self._flush()
+        stored = tensor.detach().to("cpu", _TORCH[fact.dtype])
+        if _of_adapter(name):
+            self._beside[name] = stored.contiguous().clone()
+        else:
+            self._shards.write(name, stored)
         return stored
 
     def packed(self, module: str, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> None:
@@ -60,13 +60,14 @@ class Writer:
         quantization = self.facts.quantization
         if quantization is None:
             raise ProofFailed(f"the stage wrote {module} as integers, its plan promised a dense model")
-        for leaf, tensor in to_gptq(codes, scales, zeros, quantization.bits, quantization.group_size).items():
+        bits, group_size = quantization.bits_of(module), quantization.group_of(codes.shape[1])
+        for leaf, tensor in to_gptq(codes, scales, zeros, bits, group_size).items():
             self.tensor(f"{module}.{leaf}", tensor)
 
     def module(self, model: nn.Module) -> None:
         """Add everything a module holds, and take its logits on the probe as the proof's reference."""
         modules = dict(model.named_modules())
-        dense = model.state_dict(keep_vars=True)
+        dense = {**model.state_dict(keep_vars=True), **lora.stored(model)}
         for name, fact in self.expected.items():
             owner, _, leaf = name.rpartition(".")
             holder = modules.get(owner)
@@ -98,37 +99,34 @@ class Writer:
         self.probe_logits = logits
 
     def close(self) -> None:
-        """Write the last shard, the index, the config and the tokenizer."""
-        self._flush()
-        if len(self._shards) == 1:
-            self._shards[0].rename(self.folder / WEIGHTS)
-        else:
-            count = len(self._shards)
-            names = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-            for path, name in zip(self._shards, names, strict=True):
-                path.rename(self.folder / name)
-            total = sum(fact.bytes for fact in self.expected.values())
-            index = {
-                "metadata": {"total_size": total},
-                "weight_map": {tensor: names[shard] for tensor, shard in sorted(self._places.items())},
-            }
-            (self.folder / INDEX).write_text(json.dumps(index, indent=1))
+        """Write the config, the tokenizer and an adapter's folder.
+
+        Raises:
+            ProofFailed: a promised tensor never came.
+        """
+        self._shards.close()
+        adapter_missing = {name for name in self.expected if _of_adapter(name)} - set(self._beside)
+        if missing := self._shards.missing | adapter_missing:
+            raise ProofFailed(f"the stage never wrote {min(missing)}, which its plan promised")
         config = dict(self.facts.config)
         (self.folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         if "quantization_config" in config:  # older readers look here
             quantize = json.dumps(config["quantization_config"], indent=2, sort_keys=True)
             (self.folder / "quantize_config.json").write_text(quantize + "\n")
-        for path in self.folder.iterdir():
+        if self.facts.adapter is not None:
+            self._close_adapter(self.facts.adapter)
+        for path in (path for path in self.folder.rglob("*") if path.is_file()):
             path.chmod(0o644)  # the safetensors library makes files that nobody else may read
         for name in TOKENIZER_FILES:
             if (self.tokenizer_from / name).is_file():
                 shutil.copyfile(self.tokenizer_from / name, self.folder / name)
 
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        path = self.folder / f"shard-{len(self._shards)}.safetensors"
-        save_file(self._pending, path, metadata={"format": "pt"})
-        self._places.update(dict.fromkeys(self._pending, len(self._shards)))
-        self._shards.append(path)
-        self._pending = {}
+    def _close_adapter(self, facts: adapter.Adapter) -> None:
+        (self.folder / adapter.FOLDER).mkdir()
+        save_file(self._beside, self.folder / adapter.WEIGHTS, metadata={"format": "pt"})
+        config = json.dumps(facts.as_config(self.facts.config), indent=2, sort_keys=True)
+        (self.folder / adapter.CONFIG).write_text(config + "\n")
+
+
+def _of_adapter(tensor: str) -> bool:
+    return tensor.startswith(adapter.PREFIX)

@@ -20,9 +20,17 @@ def warnings(steps: Sequence["Step"], machine: Machine) -> list[str]:
     for before, step in pairwise(steps):
         if step.stage is not None:
             found += [f"{step.label} {text}" for text in step.stage.warnings(before.facts)]
+        found += _dataset(step, steps[step.index + 1 :])
         found += _pruning(before, step, steps[step.index + 1 :])
         found += _student(before, step, steps[0])
+        found += _adapter(before, step)
     return found + _memory(steps, machine)
+
+
+def _dataset(step: "Step", later: Sequence["Step"]) -> list[str]:
+    if step.dataset is None or any(other.responses == step.dataset for other in later):
+        return []
+    return [f"{step.label} makes responses that no stage after it learns from; put distill.response after it"]
 
 
 def _pruning(before: "Step", step: "Step", later: Sequence["Step"]) -> list[str]:
@@ -48,6 +56,15 @@ def _student(before: "Step", step: "Step", origin: "Step") -> list[str]:
         return []
     share = step.facts.parameters / origin.facts.parameters
     return [f"{step.label} makes a student of {share:.0%} of its teacher; below a tenth, distil in several steps"]
+
+
+def _adapter(before: "Step", step: "Step") -> list[str]:
+    if step.facts.adapter is None or before.facts.adapter is not None:
+        return []
+    return [
+        f"{step.label} keeps an adapter beside the integers: peft opens it, and a runtime that is not told of it "
+        "serves the model without it; finetune.scales needs none"
+    ]
 
 
 def _memory(steps: Sequence["Step"], machine: Machine) -> list[str]:

@@ -2,8 +2,9 @@
 
 import inspect
 import json
-from typing import Any
+from typing import Any, get_args
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -20,18 +21,27 @@ def describe(name: str) -> dict[str, Any]:
     """Documentation and settings of one stage, with type, bounds, default and description of each."""
     kind = stages.stage_class(name)
     first, *rest = _paragraphs(kind)
-    schema = kind.model_json_schema()["properties"]
-    settings = [
-        {
-            "name": key,
-            "type": _type(schema.get(key, {}), field),
-            "default": _default(field),
-            "description": field.description or "",
-        }
-        for key, field in kind.model_fields.items()
-        if key != "stage"
-    ]
+    settings = [row for row in _settings(kind, "") if row["name"] != "stage"]
     return {"name": name, "summary": first, "text": "\n\n".join(rest), "settings": settings}
+
+
+def _settings(model: type[BaseModel], prefix: str) -> list[dict[str, Any]]:
+    """A row for every setting; those of a mapping follow it by their dotted names."""
+    schema = model.model_json_schema()["properties"]
+    rows = []
+    for key, field in model.model_fields.items():
+        rows.append(
+            {
+                "name": f"{prefix}{key}",
+                "type": _type(schema.get(key, {}), field),
+                "default": _default(field),
+                "description": field.description or "",
+            }
+        )
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                rows += _settings(inner, f"{prefix}{key}.")
+    return rows
 
 
 def _paragraphs(kind: type[Stage]) -> list[str]:
@@ -51,6 +61,8 @@ def _type(schema: dict[str, Any], field: FieldInfo) -> str:
         return " | ".join(json.dumps(value) for value in schema["enum"])
     if "anyOf" in schema:
         return " | ".join(_type(option, field) for option in schema["anyOf"])
+    if "$ref" in schema:
+        return "mapping"
     if "const" in schema:
         return json.dumps(schema["const"])
     if schema.get("type") == "array":

@@ -16,15 +16,17 @@ PER_GPU = {"bfloat16": 150e12, "float32": 20e12}
 
 START_SECONDS = 8.0  # a child process with torch and transformers
 PROCESS_BYTES = 500_000_000
+CHUNK = 128  # tokens whose logits are compared at once
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds, bytes at the peak of the process, and bytes of training state on disk."""
+    """Seconds, bytes at the peak of the process, and bytes of training state and of a teacher cache on disk."""
 
     seconds: float
     memory: int
     state: int = 0
+    cache: int = 0
 
 
 def speed(machine: Machine) -> float:
@@ -38,8 +40,11 @@ def speed(machine: Machine) -> float:
 def estimate_stage(stage: Stage, source: ModelFacts, teacher: ModelFacts, machine: Machine) -> Estimate:
     """Time and memory of one stage's process."""
     cost = stage.cost(source, teacher)
-    reopened = PROCESS_BYTES + 4 * stage.plan(source).parameters  # the proof opens the result in fp32, on the CPU
-    return Estimate(START_SECONDS + cost.flops / speed(machine), max(cost.memory + PROCESS_BYTES, reopened), cost.state)
+    reopened = 0
+    if stage.makes == "model":  # the proof opens the result in fp32, on the CPU
+        reopened = PROCESS_BYTES + stage.plan(source).opened_bytes(4)
+    seconds = START_SECONDS + cost.flops / speed(machine)
+    return Estimate(seconds, max(cost.memory + PROCESS_BYTES, reopened), cost.state, cost.cache)
 
 
 def estimate_measure(suite: Suite, model: ModelFacts, origin: ModelFacts, machine: Machine) -> Estimate:
@@ -52,6 +57,8 @@ def estimate_measure(suite: Suite, model: ModelFacts, origin: ModelFacts, machin
     if suite.speed:  # decoding is bound by memory traffic, some 10 GB/s a CPU thread
         bandwidth = 1e12 if machine.device.startswith("cuda") else 10e9 * machine.threads
         seconds += (suite.repeats + 1) * suite.new_tokens * sum(model.weight_bytes().values()) / bandwidth
-    logits = 2 * 4 * suite.length * model.vocabulary
     width = 2 if machine.dtype == "bfloat16" else 4
-    return Estimate(seconds, width * (model.parameters + origin.parameters) + logits + PROCESS_BYTES)
+    head = width * origin.vocabulary * origin.hidden  # of the origin, for its logits; its hidden states were kept
+    states = 4 * width * suite.windows * suite.length * model.hidden  # of both texts and both models
+    logits = 4 * 4 * CHUNK * model.vocabulary
+    return Estimate(seconds, PROCESS_BYTES + model.opened_bytes(width) + head + states + logits)

@@ -16,6 +16,7 @@ from pipelines.journal import Curves, Journal
 from pipelines.plan import Plan, Step
 from pipelines.process import this_process
 from pipelines.report import Reference, Report, Row
+from stages import stage_class
 from stages.spec import MeasureSpec, StageSpec
 
 
@@ -55,20 +56,20 @@ class Execution:
             label=step.label,
             cached=step.cached,
             measured=step.measured,
-            fingerprint=step.model.fingerprint,
-            folder=step.model.folder,
+            fingerprint=step.made.fingerprint,
+            folder=step.made.folder,
             settings=step.stage.settings() if step.stage else {},
             inputs=step.inputs,
         )
 
     def stage_spec(self, step: Step) -> StageSpec:
-        """The job that makes a step's model."""
+        """The job that makes a step's artifact."""
         assert step.stage is not None and step.source is not None
         return StageSpec(
             home=str(self.plan.home.root),
             events=str(events_file(self._job(step, "stage"))),
             machine=self.plan.machine,
-            fingerprint=step.model.fingerprint,
+            fingerprint=step.made.fingerprint,
             seed=self.plan.recipe.seed,
             settings=step.stage.settings(),
             source=step.source,
@@ -76,6 +77,7 @@ class Execution:
             teacher=step.teacher,
             data=self.plan.recipe.data,
             inputs=step.inputs,
+            responses=step.responses,
         )
 
     def measure_spec(self, step: Step) -> MeasureSpec:
@@ -124,7 +126,7 @@ class Execution:
             self._made[index] = time.monotonic() - began
 
     def measured(self, step: Step) -> None:
-        """Add the step's row to the report and link its model into the run's folder."""
+        """Add the step's row to the report and link what it made into the run's folder."""
         store = self.plan.home.store
         origin = Reference.read(Path(self.plan.origin.model.folder), self.plan.origin.evaluation, store)
         row = report.make_row(
@@ -136,13 +138,14 @@ class Execution:
             evaluation=step.evaluation,
             store=store,
             origin=origin,
+            dataset=step.dataset.fingerprint if step.dataset else None,
         )
         self.rows.append(row)
         self.journal.write("measured", step=step.index, row=Report(self.run, "", (row,)).as_json()["rows"][0])
-        link = self.folder / "models" / step.label.replace(" ", "-")
+        link = self.folder / ("datasets" if step.dataset else "models") / step.label.replace(" ", "-")
         link.parent.mkdir(exist_ok=True)
         if not link.is_symlink():
-            link.symlink_to(os.path.relpath(step.model.folder, link.parent), target_is_directory=True)
+            link.symlink_to(os.path.relpath(step.made.folder, link.parent), target_is_directory=True)
 
     def finish(self, status: str, text: str = "") -> dict[str, Any]:
         """Save report and plot of the rows so far and close the journal; returns the report as JSON."""
@@ -155,7 +158,7 @@ class Execution:
         except Exception as error:  # a full disk, or a plot that cannot be drawn, must not hide what happened before
             if status == "finished":
                 raise StageFailed(f"the report cannot be written to {self.folder} ({first_line(error)})") from error
-        manifest = Path(self.rows[-1].folder) / "manifest.json" if self.rows else None
+        manifest = Path(made.final.folder) / "manifest.json" if self.rows else None
         if manifest is not None and manifest.is_file():
             files.append(manifest)
         self.journal.write("end-run", status=status, text=text, files=[str(path) for path in files])
@@ -166,4 +169,4 @@ class Execution:
 
 
 def _kind(spec: StageSpec | MeasureSpec) -> Kind:
-    return "model" if spec.do == "stage" else "evaluation"
+    return stage_class(spec.settings["stage"]).makes if spec.do == "stage" else "evaluation"

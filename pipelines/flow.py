@@ -86,7 +86,8 @@ def compress(
                     title = f"{parsed.name} · {step.label}"
                     if step.stage is not None:
                         stage(title, step.index, execution.stage_spec(step).model_dump(mode="json"))
-                    measure(title, step.index, execution.measure_spec(step).model_dump(mode="json"))
+                    if step.dataset is None:  # else its model was measured by the step before
+                        measure(title, step.index, execution.measure_spec(step).model_dump(mode="json"))
                     execution.measured(step)
         finally:
             _EXECUTION.reset(token)

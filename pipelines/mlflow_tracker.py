@@ -122,7 +122,8 @@ class MlflowTracker:
         report = self.folder / "report.json"
         rows = json.loads(report.read_text())["rows"] if record["status"] == "finished" and report.is_file() else []
         if rows:
-            self._final(run, rows[-1], round(1000 * record["time"]))
+            last = next(row for row in reversed(rows) if row.get("pairs") is None)  # a model, not a dataset
+            self._final(run, last, round(1000 * record["time"]))
         if record["text"]:
             self.client.set_tag(run, "attar.error", record["text"][:5000])
         self._close("parent", record)
@@ -171,6 +172,8 @@ class MlflowTracker:
 def figures(row: dict[str, Any]) -> dict[str, float]:
     """The numbers of a report row that are there."""
     skipped = ("step", "cached")
+    if row.get("pairs") is not None:  # the model is that of the step before, which has told of it
+        row = {key: row.get(key) for key in ("pairs", "tokens", "price", "seconds", "peak_memory_bytes")}
     return {k: float(v) for k, v in row.items() if isinstance(v, int | float) and k not in skipped}
 
 

@@ -1,7 +1,8 @@
 """The plan of a recipe: what every step makes, what is already there, what it will take. Computes no tensor."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from attar import machine as hardware
 from attar.architecture import require_length
@@ -17,15 +18,20 @@ from pipelines.estimate import Estimate, estimate_measure, estimate_stage
 from pipelines.home import Home
 from pipelines.materials import Material, open_model, require_obtainable, resolve_machine
 from pipelines.recipe import Recipe
+from pipelines.roles import Roles
 from stages.base import Stage
-from stages.spec import Machine, ModelRef
+from stages.spec import DatasetRef, Machine, ModelRef
 
 ORIGIN = "origin"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Step:
-    """The origin, or one stage: the model it makes and the measurement of that model."""
+    """The origin, or one stage: the model it makes and the measurement of that model.
+
+    A stage that makes a dataset lets its source pass: that is its model, measured before; the dataset lies beside.
+    """
 
     index: int  # 0 is the origin, 1 the first stage
     name: str  # "origin" or the stage's name
@@ -35,12 +41,19 @@ class Step:
     source: ModelRef | None
     teacher: ModelRef | None
     inputs: dict[str, str]
-    cached: bool  # the model is in the store
+    cached: bool  # what the stage makes is in the store
     evaluation: str  # fingerprint of its measurement
     evaluation_inputs: dict[str, str]
     measured: bool  # the measurement is in the store
     work: Estimate  # of the stage
     measuring: Estimate
+    dataset: DatasetRef | None = None  # what the stage makes, where that is no model
+    responses: DatasetRef | None = None  # the dataset that goes in
+
+    @property
+    def made(self) -> ModelRef | DatasetRef:
+        """The stage's own artifact."""
+        return self.dataset or self.model
 
     @property
     def label(self) -> str:
@@ -94,7 +107,8 @@ class Plan:
                 {
                     "step": step.index,
                     "name": step.name,
-                    "fingerprint": step.model.fingerprint,
+                    "makes": "dataset" if step.dataset else "model",
+                    "fingerprint": step.made.fingerprint,
                     "cached": step.cached,
                     "measured": step.measured,
                     "parameters": step.facts.parameters,
@@ -102,7 +116,9 @@ class Plan:
                     "bytes": step.facts.bytes,
                     "compression_ratio": self.ratio(step),
                     "memory_bytes": max(step.work.memory, step.measuring.memory),
+                    "stage_memory_bytes": step.work.memory,
                     "seconds": step.work.seconds + step.measuring.seconds,
+                    "teacher_cache_bytes": step.work.cache,
                 }
                 for step in self.steps
             ],
@@ -149,36 +165,50 @@ def _make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch) -> Plan
     origin = open_model(recipe.model, recipe.task, home, complete, watch)
     if origin.facts.quantization is not None:
         raise BadInput(f"the model {recipe.model} is quantized already; start from the dense one it was made of")
-    _check_chain(chain, origin.facts, recipe.measure)
+    roles = Roles(origin, home, complete, watch)
+    _check_chain(chain, origin.facts, recipe.measure, roles)
     corpus = open_corpus(
         recipe.data,
         home.corpus,
         progress=lambda done, total: watch({"kind": "progress", "done": done, "total": total, "unit": "files read"}),
     )
     _Data(corpus, origin).check(recipe, chain)
-    made = _Chain(recipe, home, machine, origin, corpus)
-    steps = made.steps(chain, complete, watch)
+    steps = _Chain(recipe, home, machine, origin, corpus, roles).steps(chain)
     disk = _disk(steps)
-    missing = tuple(dict.fromkeys(model.spec for model in (origin, *made.teachers) if not model.facts.stored))
+    missing = tuple(dict.fromkeys(model.spec for model in (origin, *roles.named.values()) if not model.facts.stored))
     warnings = [*advice.warnings(steps, machine), *_not_here(missing, disk, hardware.free_disk(home.root))]
     return Plan(recipe, home, machine, tuple(steps), tuple(warnings), disk, missing)
 
 
-def _check_chain(chain: tuple[Link, ...], facts: ModelFacts, suite: Suite) -> None:
+def _check_chain(chain: tuple[Link, ...], facts: ModelFacts, suite: Suite, roles: Roles) -> None:
     """Facts through all stages, before any data is read: an order that cannot work is told in milliseconds."""
+    _require_measurable(facts, suite)
+    for link in chain:
+        student = roles.student(link)
+        if student is not None:
+            facts = student.facts
+            _require_measurable(facts, suite)
+        facts = _planned(link, facts)
+
+
+def _require_measurable(facts: ModelFacts, suite: Suite) -> None:
+    """Positions that are learned last for the windows and the texts of all measurements."""
     require_length(facts.config, suite.length, f"measure: length={suite.length}")
     if suite.speed:
         generated = f"measure: prompt={suite.prompt} with new_tokens={suite.new_tokens}"
         require_length(facts.config, suite.prompt + suite.new_tokens, generated)
-    for link in chain:
-        facts = _planned(link, facts)
 
 
 def _planned(link: Link, facts: ModelFacts) -> ModelFacts:
+    for _, length in link.stage.tokens().values():
+        require_length(facts.config, length, f"{link.where}: {link.stage.stage}: length={length}")
+    return _asked(link, lambda: link.stage.plan(facts))
+
+
+def _asked(link: Link, question: Callable[[], T]) -> T:
+    """What a stage answers; a sentence of its own is told with the place in the recipe."""
     try:
-        for _, length in link.stage.tokens().values():
-            require_length(facts.config, length, f"{link.stage.stage}: length={length}")
-        return link.stage.plan(facts)
+        return question()
     except BadInput as error:
         text, name = str(error), link.stage.stage
         raise BadInput(f"{link.where}: {text}" if text.startswith(name) else f"{link.where}: {name}: {text}") from None
@@ -212,34 +242,53 @@ class _Data:
 class _Chain:
     """Chains facts and fingerprints from the origin through all stages."""
 
-    def __init__(self, recipe: Recipe, home: Home, machine: Machine, origin: Material, corpus: Corpus) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        home: Home,
+        machine: Machine,
+        origin: Material,
+        corpus: Corpus,
+        roles: Roles,
+    ) -> None:
         self.recipe = recipe
         self.home = home
         self.store: Store = home.store
         self.machine = machine
         self.origin = origin
         self.corpus = corpus
-        self.teachers: list[Material] = []  # those that a recipe names
+        self.roles = roles
 
-    def steps(self, chain: tuple[Link, ...], complete: bool, watch: Watch) -> list[Step]:
+    def steps(self, chain: tuple[Link, ...]) -> list[Step]:
         steps = [self._step(0, None, self.origin, self.origin, {})]
         for link in chain:
             stage = link.stage
-            source = Material("previous", steps[-1].model, steps[-1].facts)
-            teacher = self._teacher(link, source, complete, watch)
-            inputs = {"source": source.ref.fingerprint}
+            previous = Material("previous", steps[-1].model, steps[-1].facts)
+            student = self.roles.student(link)
+            source = student or previous
+            teacher = self.roles.teacher(link, source, previous)
+            inputs = {"student" if student else "source": source.ref.fingerprint} if stage.makes == "model" else {}
+            inputs |= _asked(link, stage.named_inputs)
+            responses = _responses(link, steps)
+            if responses is not None:
+                inputs["responses"] = responses.fingerprint
             if teacher is not None:
                 inputs["teacher"] = teacher.ref.fingerprint
             for split in ("train", "calibration"):
-                if split in stage.uses:
+                if split in stage.needs():
                     inputs[f"data.{split}"] = self.corpus.fingerprint(split)
             fingerprint = stage.fingerprint(inputs, self.machine.dtype, self.recipe.seed)
-            made = Material(
-                link.where,
-                ModelRef(folder=str(self.store.folder("model", fingerprint)), fingerprint=fingerprint),
-                _planned(link, source.facts),
-            )
-            steps.append(self._step(len(steps), stage, made, source, inputs, teacher))
+            folder = str(self.store.folder(stage.makes, fingerprint))
+            if stage.makes == "model":
+                ref = ModelRef(folder=folder, fingerprint=fingerprint)
+                made = Material(link.where, ref, _planned(link, source.facts))
+                step = self._step(len(steps), stage, made, source, inputs, teacher, responses=responses)
+            else:
+                dataset = DatasetRef(folder=folder, fingerprint=fingerprint)
+                step = self._step(len(steps), stage, source, source, inputs, teacher, dataset)
+            if not step.cached:
+                _asked(link, stage.ready)
+            steps.append(step)
         return steps
 
     def _step(
@@ -250,6 +299,8 @@ class _Chain:
         source: Material,
         inputs: dict[str, str],
         teacher: Material | None = None,
+        dataset: DatasetRef | None = None,
+        responses: DatasetRef | None = None,
     ) -> Step:
         fingerprint = made.ref.fingerprint
         evaluation_inputs = {
@@ -263,6 +314,10 @@ class _Chain:
             environment |= {"threads": self.machine.threads, "processor": hardware.cpu_name()}
         evaluation = self.recipe.measure.fingerprint(evaluation_inputs, environment)
         teacher_facts = (teacher or self.origin).facts
+        if dataset is not None:
+            cached = self.store.find("dataset", dataset.fingerprint) is not None
+        else:
+            cached = stage is None or self.store.find("model", fingerprint) is not None
         return Step(
             index=index,
             name=stage.stage if stage else ORIGIN,
@@ -272,45 +327,37 @@ class _Chain:
             source=source.ref if stage else None,
             teacher=teacher.ref if teacher else None,
             inputs=inputs,
-            cached=stage is None or self.store.find("model", fingerprint) is not None,
+            cached=cached,
             evaluation=evaluation,
             evaluation_inputs=evaluation_inputs,
-            measured=self.store.find("evaluation", evaluation) is not None,
+            measured=dataset is not None or self.store.find("evaluation", evaluation) is not None,
             work=estimate_stage(stage, source.facts, teacher_facts, self.machine) if stage else Estimate(0, 0),
-            measuring=estimate_measure(self.recipe.measure, made.facts, self.origin.facts, self.machine),
+            measuring=Estimate(0, 0)
+            if dataset
+            else estimate_measure(self.recipe.measure, made.facts, self.origin.facts, self.machine),
+            dataset=dataset,
+            responses=responses,
         )
 
-    def _teacher(self, link: Link, source: Material, complete: bool, watch: Watch) -> Material | None:
-        stage = link.stage
-        spec = stage.teacher_spec()
-        if spec is None:
-            return None
-        if spec == "origin":
-            teacher = self.origin
-        elif spec == "previous":
-            teacher = source
-        else:
-            teacher = open_model(spec, self.recipe.task, self.home, complete, watch)
-            self.teachers.append(teacher)
-        unchanged = stage.plan(source.facts).changed(dtype=None) == source.facts.changed(dtype=None)
-        if teacher.ref.fingerprint == source.ref.fingerprint and unchanged and getattr(stage, "alpha", 0) == 1:
-            raise BadInput(
-                f"{link.where}: {stage.stage}: the teacher {spec} is the very model that would learn, so there is "
-                "nothing to learn at alpha=1; put the stage after one that changes the model, or lower alpha"
-            )
-        same = teacher.facts.tokenizer == source.facts.tokenizer
-        if not same or teacher.facts.vocabulary != source.facts.vocabulary:
-            raise BadInput(
-                f"{link.where}: {stage.stage}: the tokenizer of the teacher {spec} differs from the student's, so "
-                "their next-token distributions cannot be compared; choose a teacher with the same tokenizer.json"
-            )
-        return teacher
+
+def _responses(link: Link, before: Sequence[Step]) -> DatasetRef | None:
+    """The dataset that a stage learns from: that of the last stage before it that made one."""
+    if "responses" not in link.stage.needs():
+        return None
+    found = next((step.dataset for step in reversed(before) if step.dataset), None)
+    if found is None:
+        raise BadInput(
+            f"{link.where}: {link.stage.stage}: no stage before it makes responses; put generate.responses before it, "
+            "or name a file of pairs in responses"
+        )
+    return found
 
 
 def _disk(steps: list[Step]) -> int:
-    """Bytes the uncached steps write: all their models, and the largest training state (kept twice while saved)."""
+    """Bytes the uncached steps write at most: their models and teacher caches, and the largest training state (kept
+    twice while saved)."""
     to_run = [step for step in steps if not step.cached]
-    models = sum(step.facts.bytes for step in to_run)
+    models = sum(step.work.cache + step.facts.bytes * (step.dataset is None) for step in to_run)
     states = [2 * step.work.state for step in to_run]  # the new one is written before the old one is removed
     return models + max(states, default=0)
 

@@ -4,7 +4,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pipelines.report import Report
+from pipelines.report import Report, Row
 
 INK, LINE, GRID = "#1b1b1f", "#2f6f9f", "#d9d9de"
 
@@ -17,8 +17,9 @@ def pareto(report: Report, path: Path) -> Path:
     figure = Figure(figsize=(8, 5), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    ratios = [row.compression_ratio for row in report.rows]
-    retained = [100 * row.retained for row in report.rows]
+    rows = [row for row in report.rows if row.pairs is None]  # a dataset is no model
+    ratios = [row.compression_ratio for row in rows]
+    retained = [100 * row.retained for row in rows]
     axes.plot(ratios, retained, color=LINE, linewidth=1.2, alpha=0.5, zorder=1)
     axes.scatter(ratios[:-1], retained[:-1], color=LINE, s=45, zorder=2)
     axes.scatter(ratios[-1:], retained[-1:], color=LINE, s=120, marker="*", zorder=2)
@@ -33,16 +34,16 @@ def pareto(report: Report, path: Path) -> Path:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     canvas.draw()  # labels are placed by their size in pixels
-    _label(axes, report, canvas.get_renderer())
+    _label(axes, rows, canvas.get_renderer())
     figure.savefig(path, dpi=150)
     return path
 
 
-def _label(axes: Any, report: Report, renderer: Any) -> None:
+def _label(axes: Any, rows: list[Row], renderer: Any) -> None:
     """Name every point where its name covers neither another name nor a point."""
-    points = [axes.transData.transform((row.compression_ratio, 100 * row.retained)) for row in report.rows]
+    points = [axes.transData.transform((row.compression_ratio, 100 * row.retained)) for row in rows]
     taken: list[Any] = []
-    for row in report.rows:
+    for row in rows:
         x, y = row.compression_ratio, 100 * row.retained
         text = f"{row.label}\n{x:.2f}× · {y:.1f} %"
         label = axes.annotate(text, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=8, color=INK)

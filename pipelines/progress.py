@@ -130,10 +130,15 @@ class _View:
 
     def _measured(self, row: dict[str, Any]) -> None:
         took = "already there" if row["cached"] else duration(time.monotonic() - self.began)
+        if row.get("pairs") is not None:
+            told = f"{row['pairs']:,} pairs kept, {row['tokens']:,} tokens"
+        else:
+            told = (
+                f"{row['bytes'] / 1e6:.1f} MB, ratio {row['compression_ratio']:.2f}×, "
+                f"perplexity {row['perplexity_other']:.2f}, retained {row['retained']:.1%}"
+            )
         self.console.print(
-            f"[green]✓[/green] {row['step']} {row['name']}: {row['bytes'] / 1e6:.1f} MB, "
-            f"ratio {row['compression_ratio']:.2f}×, perplexity {row['perplexity_other']:.2f}, retained "
-            f"{row['retained']:.1%} [dim]({took})[/dim]",
+            f"[green]✓[/green] {row['step']} {row['name']}: {told} [dim]({took})[/dim]",
             highlight=False,
             soft_wrap=True,
         )

@@ -37,6 +37,9 @@ class Row:
     decode: float | None  # tokens/s
     seconds: float | None  # of the stage, without measuring
     peak_memory_bytes: int | None  # of the stage's process
+    pairs: int | None = None  # kept by a stage that makes a dataset; its model is that of the step before
+    tokens: int | None = None  # of all prompts and answers of the dataset's making
+    price: float | None = None  # of these tokens, in the currency that the recipe's price is in
 
     @property
     def label(self) -> str:
@@ -53,7 +56,8 @@ class Report:
 
     @property
     def final(self) -> Row:
-        return self.rows[-1]
+        """The row of the last model."""
+        return next(row for row in reversed(self.rows) if row.pairs is None)
 
     def as_json(self) -> dict[str, Any]:
         return {"run": self.run, "recipe": self.recipe, "rows": [asdict(row) for row in self.rows]}
@@ -79,13 +83,27 @@ class Reference:
 
 
 def make_row(
-    step: int, name: str, cached: bool, folder: Path, fingerprint: str, evaluation: str, store: Store, origin: Reference
+    step: int,
+    name: str,
+    cached: bool,
+    folder: Path,
+    fingerprint: str,
+    evaluation: str,
+    store: Store,
+    origin: Reference,
+    dataset: str | None = None,
 ) -> Row:
-    """A row from a stored model and its stored evaluation; bytes are those of the files on disk."""
+    """A row from a stored model and its stored evaluation; bytes are those of the files on disk.
+
+    ``dataset`` is the fingerprint of what a step made beside its unchanged model; row and manifest are then of that.
+    """
     result = _result(evaluation, store)
     facts = read_facts(folder)
-    made = store.find("model", fingerprint) if step else None
+    if dataset is not None:
+        fingerprint, folder = dataset, store.folder("dataset", dataset)
+    made = store.find("dataset" if dataset else "model", fingerprint) if step else None
     manifest = made.manifest if made else {}
+    counts = manifest.get("counts", {})
     perplexity = result["perplexity"]
     return Row(
         step=step,
@@ -107,6 +125,9 @@ def make_row(
         decode=result["decode_tokens_per_second"],
         seconds=manifest.get("seconds"),
         peak_memory_bytes=manifest.get("peak_memory_bytes"),
+        pairs=counts.get("pairs"),
+        tokens=counts["prompt_tokens"] + counts["answer_tokens"] if counts else None,
+        price=counts.get("price"),
     )
 
 
@@ -136,6 +157,14 @@ COLUMNS: tuple[tuple[str, Any], ...] = (
 )
 
 
+def cells(row: Row) -> list[str]:
+    """The texts of a row; one that made a dataset tells of that, since its model is the one above."""
+    if row.pairs is None:
+        return [text(row) for _, text in COLUMNS]
+    told = [row.label, f"{row.pairs:,} pairs", f"{_number(row.tokens, '{:,}')} tokens"]
+    return [*told, *["–"] * (len(COLUMNS) - len(told) - 1), COLUMNS[-1][1](row)]
+
+
 def _number(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value)
 
@@ -149,7 +178,7 @@ def markdown(report: Report) -> str:
     """The table as Markdown."""
     headings = [heading.replace("-\n", "").replace("\n", " ") for heading, _ in COLUMNS]
     lines = [f"| {' | '.join(headings)} |", f"|{'|'.join(['---', *['---:'] * (len(headings) - 1)])}|"]
-    lines += [f"| {' | '.join(text(row) for _, text in COLUMNS)} |" for row in report.rows]
+    lines += [f"| {' | '.join(cells(row))} |" for row in report.rows]
     return "\n".join(lines) + "\n"
 
 

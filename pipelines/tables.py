@@ -1,5 +1,6 @@
 """Tables for the terminal: the plan, the report, stages and their settings."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -7,9 +8,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.plan import Plan
+from pipelines.plan import Plan, Step
 from pipelines.progress import duration
-from pipelines.report import COLUMNS, Report
+from pipelines.report import COLUMNS, Report, cells
 
 
 def report_table(report: Report) -> Table:
@@ -19,7 +20,7 @@ def report_table(report: Report) -> Table:
         table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
     for row in report.rows:
         style = "bold" if row is report.final and row.step else ""
-        table.add_row(*(text(row) for _, text in COLUMNS), style=style)
+        table.add_row(*cells(row), style=style)
     return table
 
 
@@ -29,9 +30,10 @@ def narrow_report_table(report: Report) -> Table:
     table.add_column("", no_wrap=True)
     for row in report.rows:
         table.add_column(row.label.replace(" ", "\n").replace(".", ".\n"), justify="right", no_wrap=True)
-    for heading, text in COLUMNS[1:]:
+    columns = [cells(row) for row in report.rows]
+    for index, (heading, _) in enumerate(COLUMNS[1:], start=1):
         name = heading.replace("-\n", "").replace("\n", " ")
-        table.add_row(name, *(text(row) for row in report.rows))
+        table.add_row(name, *(texts[index] for texts in columns))
     return table
 
 
@@ -50,14 +52,10 @@ def plan_table(plan: Plan) -> Group:
         table.add_row(
             step.label,
             "–" if step.stage is None else _state(step.cached),
-            _state(step.measured),
-            *(str(step.shape[key]) for key in moving),
-            f"{step.facts.parameters / 1e6:,.1f} M",
-            f"{step.facts.bytes / 1e6:,.1f} MB",
-            f"{plan.ratio(step):.2f}×",
+            *_result(plan, step, moving),
             f"{memory / 1e9:.1f} GB",
             duration(seconds) if seconds else "–",
-            step.model.fingerprint,
+            step.made.fingerprint,
         )
     machine = plan.machine
     total = f"about {duration(plan.seconds)}" if plan.seconds else "nothing to run: everything is cached"
@@ -69,6 +67,19 @@ def plan_table(plan: Plan) -> Group:
     ]
     lines += [Text(f"warning: {text}", style="yellow") for text in plan.warnings]
     return Group(table, *lines)
+
+
+def _result(plan: Plan, step: Step, moving: Sequence[str]) -> tuple[Text | str, ...]:
+    """Measurement, dimensions that change, parameters, size and ratio; a dataset has none of them."""
+    if step.dataset is not None:
+        return ("–", *("–" for _ in moving), "dataset", "–", "–")
+    return (
+        _state(step.measured),
+        *(str(step.shape[key]) for key in moving),
+        f"{step.facts.parameters / 1e6:,.1f} M",
+        f"{step.facts.bytes / 1e6:,.1f} MB",
+        f"{plan.ratio(step):.2f}×",
+    )
 
 
 def _state(there: bool) -> Text:

@@ -3,21 +3,25 @@
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from attar.errors import BadInput, nearest
 from stages.base import Stage
 
 REGISTRY: dict[str, str] = {
+    "generate.responses": "stages.generate_responses:Responses",
     "distill.logit": "stages.distill_logit:Logit",
+    "distill.qad": "stages.distill_qad:Qad",
     "prune.depth": "stages.prune_depth:Depth",
+    "distill.response": "stages.distill_response:Response",
     "prune.width": "stages.prune_width:Width",
     "quantize.rtn": "stages.quantize_rtn:RoundToNearest",
     "quantize.gptq": "stages.quantize_gptq:Gptq",
     "finetune.scales": "stages.finetune_scales:Scales",
     "finetune.full": "stages.finetune_full:Full",
+    "finetune.lora": "stages.finetune_lora:Lora",
 }
 
 
@@ -57,5 +61,11 @@ def sentence(error: ValidationError, model: type[Any]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
+        for part in first["loc"][:-1]:  # the settings may lie in a mapping
+            annotation = model.model_fields[str(part)].annotation
+            inner = (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+            model = next((kind for kind in inner if issubclass(kind, BaseModel)), model)
         return f"unknown setting {key!r}; {nearest(str(first['loc'][-1]), model.model_fields)}"
+    if not key and first["type"] == "value_error":  # a model's own sentence about settings that do not go together
+        return str(first["ctx"]["error"])
     return f"{key}={first.get('input')!r}: {first['msg']}"

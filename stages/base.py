@@ -19,21 +19,23 @@ if TYPE_CHECKING:
     from attar.data import Corpus
     from attar.events import Events
     from attar.model import Model
-    from attar.store import Artifact
+    from attar.store import Artifact, Store
     from attar.writer import Writer
     from stages.spec import StageSpec
 
-Use = Literal["teacher", "train", "calibration"]
+Use = Literal["teacher", "train", "calibration", "responses"]
+Makes = Literal["model", "dataset"]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage will take, as estimates: FLOPs in the compute dtype, bytes at the peak of its process, and bytes
-    of the state that it saves while it trains."""
+    """What a stage will take, as estimates: FLOPs in the compute dtype, bytes at the peak of its process, bytes of the
+    state that it saves while it trains, and bytes of the teacher cache that it adds to the store at most."""
 
     flops: float
     memory: int
     state: int = 0
+    cache: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,10 @@ class Context:
     dtype: str  # compute dtype: "bfloat16" or "float32"
     seed: int
     state: Path  # folder for what the stage needs to go on after a crash; the base removes it at the end
+    store: Store  # for what stages share, such as teacher caches
     events: Events
     cancelled: Callable[[], bool]
+    responses: Path | None = None  # folder of the dataset that an earlier stage of the recipe made
 
     def report(self, name: str, value: float, step: int | None = None) -> None:
         """Record a metric (a loss curve when ``step`` is given)."""
@@ -70,12 +74,17 @@ class Context:
 
 
 class Stage(BaseModel):
-    """Base of all techniques. A subclass adds fields, :meth:`plan`, :meth:`cost` and :meth:`apply`."""
+    """Base of all techniques. A subclass adds fields, :meth:`plan`, :meth:`cost` and :meth:`apply`.
+
+    A stage that makes a dataset has :meth:`generate` instead of :meth:`apply`: the model passes it unchanged, and what
+    it makes lies in the store for the stages after it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     stage: str
     version: ClassVar[int] = 1  # bump when the numbers it produces, or a default, change
+    makes: ClassVar[Makes] = "model"  # a dataset's fingerprint does not hold the source, only what :meth:`needs` names
     uses: ClassVar[frozenset[Use]] = frozenset()  # which inputs beside the source go into the fingerprint
     trains: ClassVar[bool] = False
     # Fields that never change the numbers (save intervals and the like): tracked, not hashed.
@@ -84,6 +93,10 @@ class Stage(BaseModel):
     def plan(self, facts: ModelFacts) -> ModelFacts:
         """What comes out of this stage, or :class:`BadInput` with a sentence why it cannot work."""
         raise NotImplementedError
+
+    def starts_as_source(self, facts: ModelFacts) -> bool:
+        """Whether what begins to learn computes what the source computes, so that a copy of it could teach nothing."""
+        return self.plan(facts).changed(dtype=None) == facts.changed(dtype=None)
 
     def warnings(self, facts: ModelFacts) -> list[str]:
         """What experience says against doing this to a source with these facts: predicates to the stage's name."""
@@ -99,6 +112,10 @@ class Stage(BaseModel):
 
     def apply(self, source: Model, out: Writer, context: Context) -> None:
         """Do the work: read ``source``, hand every tensor of the result to ``out``."""
+        raise NotImplementedError
+
+    def generate(self, source: Model, folder: Path, context: Context) -> dict[str, Any]:
+        """The verb of a stage that makes a dataset: write its files into ``folder``; the counts for its manifest."""
         raise NotImplementedError
 
     @staticmethod
@@ -119,6 +136,27 @@ class Stage(BaseModel):
         """Which model teaches: ``origin``, ``previous``, or a model as a recipe names it."""
         return getattr(self, "teacher", "origin") if "teacher" in self.uses else None
 
+    def needs(self) -> frozenset[Use]:
+        """Which of ``uses`` these very settings ask for."""
+        return self.uses
+
+    def named_inputs(self) -> dict[str, str]:
+        """Role → fingerprint of what the settings themselves name beside models and text, such as a user's file.
+
+        Raises :class:`BadInput` when it is missing or malformed.
+        """
+        return {}
+
+    def ready(self) -> None:
+        """Raise :class:`BadInput` if what the stage needs from outside (a key, a server) is not there.
+
+        Asked only of a stage that will run.
+        """
+
+    def student_spec(self) -> str | None:
+        """The model that this stage works on instead of the previous one, as a recipe names it; None: the previous."""
+        return None
+
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included, as JSON."""
         return self.model_dump(mode="json")
@@ -126,11 +164,10 @@ class Stage(BaseModel):
     def fingerprint(self, inputs: dict[str, str], dtype: str, seed: int) -> str:
         """Name of the artifact this stage makes from these inputs (role → fingerprint).
 
-        The teacher counts by what it is, among the inputs, and not by how the recipe spells it.
+        Teacher and student count by what they are, among the inputs, and not by how the recipe spells them.
         """
-        differing = self.model_dump(
-            mode="json", exclude_defaults=True, exclude=set(self.unhashed) | {"stage", "teacher"}
-        )
+        spelled = {"stage", "teacher"} if self.student_spec() is None else {"stage", "teacher", "student"}
+        differing = self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.unhashed) | spelled)
         return hash_json(
             {
                 "stage": self.stage,

@@ -22,7 +22,7 @@ class Full(TrainingSettings, Stage):
     """
 
     stage: Literal["finetune.full"] = "finetune.full"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     uses: ClassVar[frozenset[Use]] = frozenset({"teacher", "train"})
     trains: ClassVar[bool] = True
     unhashed: ClassVar[frozenset[str]] = frozenset({"save_every"})

@@ -27,7 +27,7 @@ class Scales(TrainingSettings, Stage):
     """
 
     stage: Literal["finetune.scales"] = "finetune.scales"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     uses: ClassVar[frozenset[Use]] = frozenset({"teacher", "train"})
     trains: ClassVar[bool] = True
     unhashed: ClassVar[frozenset[str]] = frozenset({"save_every"})

@@ -101,11 +101,16 @@ def _measure(
         "prefill_tokens_per_second": speed.prefill if speed else None,
         "decode_tokens_per_second": speed.decode if speed else None,
         "peak_memory_bytes": peak,
-        "runtime": "attar PackedLinear" if model_on_disk.facts.quantization else "transformers",
+        "runtime": _runtime(model_on_disk),
         "dtype": spec.machine.dtype,
         "threads": spec.machine.threads,
     }
     return result, hidden
+
+
+def _runtime(model: Model) -> str:
+    packed = "attar PackedLinear" if model.facts.quantization else "transformers"
+    return packed if model.facts.adapter is None else f"{packed} with adapter"
 
 
 def _origin_hidden(spec: MeasureSpec, store: Store) -> dict[str, torch.Tensor]:
@@ -116,6 +121,4 @@ def _origin_hidden(spec: MeasureSpec, store: Store) -> dict[str, torch.Tensor]:
 
 
 def _reference(hidden_NTH: torch.Tensor, origin: Model, dtype: torch.dtype, device: str) -> Reference:
-    config = origin.facts.config
-    head_VH = origin.tensor(architecture.head(config)).to(device, dtype)
-    return Reference(hidden_NTH, head_VH, architecture.softcap(config))
+    return Reference(hidden_NTH, origin.head(dtype, device), architecture.softcap(origin.facts.config))

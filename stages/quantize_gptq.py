@@ -1,4 +1,4 @@
-"""GPTQ: INT4 that keeps the outputs on calibration text, not the weights (arXiv:2210.17323)."""
+"""GPTQ: integers that keep the outputs on calibration text, not the weights (arXiv:2210.17323)."""
 
 from __future__ import annotations
 
@@ -7,71 +7,68 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from attar.architecture import linears, shared_inputs
-from attar.encoding import packed_facts
 from attar.facts import ModelFacts
+from attar.packing_settings import PackingSettings
+from attar.stream_memory import stream_memory
 from stages.base import Context, Cost, Stage, Use
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
+    from attar.gptq import Hessian, Rounded
     from attar.grid import Grid
+    from attar.layerwise import Found
     from attar.model import Model
     from attar.stream import LayerStream, StreamedLayer
     from attar.writer import Writer
 
+HESSIAN_SHARE = 0.6  # of the products in a Hessian that are computed, the matrix being symmetric
+FP32_COST = 4  # time of an operation in fp32 over one in bf16
+SEARCH = 4000  # operations' worth of time that the clip search takes a weight
 
-class Gptq(Stage):
-    """INT4 by second-order rounding, layer by layer, each with inputs from the layers already quantized.
+
+class Gptq(PackingSettings, Stage):
+    """Few-bit integers by second-order rounding, each linear with inputs from all that are quantized before it.
 
     With ``H = 2/n sum(x x^T)`` over a linear's inputs, weights are rounded one input at a time and the inputs still
     to come make up for each error (the solver is :func:`attar.gptq.solve`). q, k and v share a Hessian and are solved
-    together, gate and up as well. All linears of the layers are packed in the standard GPTQ format; embedding, head
-    and norms stay dense.
+    together, gate and up as well. The clip search weights squared errors with the root of the Hessian's diagonal. All
+    linears of the layers are packed in the standard GPTQ format; embedding, head and norms stay dense.
+
+    Memory holds one layer, and the activations of all calibration windows within it: two bytes times their tokens
+    times the FFN's width (three times that where gate and up are one linear) plus three times the hidden width.
     """
 
     stage: Literal["quantize.gptq"] = "quantize.gptq"
+    version: ClassVar[int] = 2
     uses: ClassVar[frozenset[Use]] = frozenset({"calibration"})
 
-    bits: Annotated[int, Field(description="bits of a weight; 4 is supported")] = 4
-    group_size: Annotated[
-        int, Field(ge=16, le=1024, description="inputs that share a scale and a zero point; divides every width")
-    ] = 64
-    symmetric: Annotated[
-        bool, Field(description="zero point in the middle: some GPU kernels want it, it costs accuracy")
-    ] = False
     act_order: Annotated[
         bool, Field(description="round the inputs with the largest Hessian diagonal first (groups stay in place)")
     ] = True
     damping: Annotated[
         float, Field(gt=0, lt=1, description="share of the Hessian's mean diagonal that is added to its diagonal")
     ] = 0.05
-    mse: Annotated[
-        bool, Field(description="shrink each group's range to where the rounding error (norm 2.4) is least")
-    ] = True
     windows: Annotated[int, Field(ge=1, le=65536, description="calibration windows")] = 64
     length: Annotated[int, Field(ge=8, le=32768, description="tokens in a calibration window")] = 512
 
     def plan(self, facts: ModelFacts) -> ModelFacts:
-        details = {"method": "gptq", "mse": self.mse, "act_order": self.act_order, "damping": self.damping}
-        return packed_facts(facts, self.stage, self.bits, self.group_size, self.symmetric, details)
+        return self.packed(facts, self.stage, {"method": "gptq", "act_order": self.act_order, "damping": self.damping})
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
         tokens = self.windows * self.length
-        shapes = linears(facts.config)
-        widths = [shapes[names[0]][1] for names in shared_inputs(facts.config)]
-        hessians = facts.layers * tokens * sum(2 * width**2 for width in widths)
-        solving = facts.layers * sum(6 * columns**2 * rows for rows, columns in shapes.values())
-        forwards = 2 * 2 * facts.body_parameters * tokens  # one pass to look at inputs, one to go on
-        layer = 4 * facts.body_parameters // facts.layers
-        memory = (
-            700_000_000
-            + 2 * tokens * facts.hidden
-            + 8 * sum(width**2 for width in widths)
-            + 6 * layer
-            + 40 * 4096 * facts.ffn
-            + 8 * facts.vocabulary * facts.hidden
-        )
-        return Cost(flops=float(hessians + solving + forwards), memory=memory)
+        flops, solving = 2.0 * facts.body_parameters * tokens, [0]
+        for names in shared_inputs(facts.config):
+            rows = sum(linears(facts.config)[name][0] for name in names)
+            columns = linears(facts.config)[names[0]][1]
+            flops += facts.layers * HESSIAN_SHARE * 2 * columns**2 * tokens * FP32_COST
+            flops += facts.layers * (6 * columns * rows + 2 * columns**2) * columns * FP32_COST
+            flops += facts.layers * rows * columns * SEARCH * self.mse
+            # the Hessian, twice more while it is factored; of a weight: itself, what is left of it, codes, differences
+            solving.append(3 * 4 * columns**2 + 17 * rows * columns)
+        return Cost(flops=flops, memory=stream_memory(facts, tokens, max(solving)))
 
     def tokens(self) -> dict[Literal["train", "calibration"], tuple[int, int]]:
         return {"calibration": (self.windows, self.length)}
@@ -86,43 +83,55 @@ class Gptq(Stage):
         stream = LayerStream(source, windows, context.torch_dtype, context.device)
         lost, lost_to_nearest = 0.0, 0.0
 
-        def quantize(layer: StreamedLayer) -> dict[str, tuple[torch.Tensor, Grid]]:
+        def quantize(layer: StreamedLayer) -> Iterator[Found]:
             nonlocal lost, lost_to_nearest
-            found, error, nearest = self._quantize(layer, stream, context)
+            error = nearest = 0.0
+            for name, codes, grid, rounded in self._quantize(layer, stream, context):
+                error += float(rounded.errors.sum())
+                nearest += float(rounded.nearest_errors.sum())
+                yield name, codes, grid
             lost, lost_to_nearest = lost + error, lost_to_nearest + nearest
             context.report("gptq/error_ratio", error / max(nearest, 1e-30), layer.index)
-            return found
 
         quantize_layers(stream, out, quantize, context.progress, context.cancelled)
         context.log(f"GPTQ left {lost / max(lost_to_nearest, 1e-30):.1%} of the output error of rounding to nearest")
 
     def _quantize(
         self, layer: StreamedLayer, stream: LayerStream, context: Context
-    ) -> tuple[dict[str, tuple[torch.Tensor, Grid]], float, float]:
-        """Codes and grids of a layer's linears, its output error, and what rounding to nearest would have left."""
+    ) -> Iterator[tuple[str, torch.Tensor, Grid, Rounded]]:
+        """Codes and grid of each linear of a layer, as the hidden states come to it, with the errors of its rows."""
+        from attar.gptq import Hessian
+
+        shared = {names[0]: names for names in shared_inputs(stream.config)}
+        hessians: dict[str, Hessian] = {}
+
+        def see(name: str, x_NI: torch.Tensor) -> None:
+            if name not in hessians:
+                hessians[name] = Hessian(x_NI.shape[1], context.device)
+            hessians[name].add(x_NI)
+
+        for first in layer.in_step(shared, see):
+            yield from self._solve(layer, shared[first], hessians.pop(first), stream)
+
+    def _solve(
+        self, layer: StreamedLayer, names: tuple[str, ...], seen: Hessian, stream: LayerStream
+    ) -> Iterator[tuple[str, torch.Tensor, Grid, Rounded]]:
+        """The linears of a layer that share an input, stacked."""
         import torch
 
-        from attar.gptq import Hessian, damped, solve
-        from attar.grid import Grid, find_grid
+        from attar.gptq import damped, solve
+        from attar.grid import find_grid
         from attar.layerwise import weight_of
 
-        groups, shapes = shared_inputs(stream.config), linears(stream.config)
-        hessians: dict[str, Hessian] = {}
-        for names in groups:
-            hessians[names[0]] = Hessian(shapes[names[0]][1], context.device)
-        layer.inputs(hessians, lambda name, x_NI: hessians[name].add(x_NI))
-
-        found: dict[str, tuple[torch.Tensor, Grid]] = {}
-        error = nearest = 0.0
-        for names in groups:
-            weight = torch.cat([weight_of(stream, layer, name) for name in names])
-            grid = find_grid(weight, self.bits, self.group_size, self.symmetric, self.mse)
-            rounded = solve(weight, damped(hessians.pop(names[0]).matrix(), self.damping), grid, self.act_order)
-            error += float(rounded.errors.sum())
-            nearest += float(rounded.nearest_errors.sum())
-            sizes = [shapes[name][0] for name in names]
-            codes = torch.split(rounded.codes, sizes)
-            scales, zeros = torch.split(grid.scales, sizes, dim=1), torch.split(grid.zeros, sizes, dim=1)
-            for i, name in enumerate(names):
-                found[name] = (codes[i], Grid(scales[i], zeros[i], self.bits, self.group_size))
-        return found, error, nearest
+        promised = self.plan(stream.source.facts).quantization
+        assert promised is not None
+        weight = torch.cat([weight_of(stream, layer, name) for name in names])
+        hessian = damped(seen.matrix(), self.damping)
+        bits, group_size = promised.bits_of(layer.prefix + names[0]), promised.group_of(weight.shape[1])
+        grid = find_grid(weight, bits, group_size, self.symmetric, self.mse, hessian.diagonal().sqrt())
+        rounded = solve(weight, hessian, grid, self.act_order)
+        shapes, start = linears(stream.config), 0
+        for name in names:
+            rows = slice(start, start + shapes[name][0])
+            yield name, rounded.codes[rows], grid.of_rows(rows), rounded.of_rows(rows)
+            start = rows.stop

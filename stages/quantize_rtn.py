@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attar.architecture import linears
-from attar.encoding import packed_facts
 from attar.facts import ModelFacts
+from attar.packing_settings import PackingSettings
+from attar.stream_memory import stream_memory
 from stages.base import Context, Cost, Stage
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Iterator
 
-    from attar.grid import Grid
+    from attar.layerwise import Found
     from attar.model import Model
     from attar.stream import StreamedLayer
     from attar.writer import Writer
 
 
-class RoundToNearest(Stage):
-    """INT4 without calibration: ``code = round(weight / scale) + zero`` within groups of inputs.
+class RoundToNearest(PackingSettings, Stage):
+    """Few-bit integers without calibration: ``code = round(weight / scale) + zero`` within groups of inputs.
 
     All linears of the layers are packed in the standard GPTQ format; embedding, head and norms stay dense.
     """
 
     stage: Literal["quantize.rtn"] = "quantize.rtn"
-
-    bits: Annotated[int, Field(description="bits of a weight; 4 is supported")] = 4
-    group_size: Annotated[
-        int, Field(ge=16, le=1024, description="inputs that share a scale and a zero point; divides every width")
-    ] = 64
-    symmetric: Annotated[
-        bool, Field(description="zero point in the middle: some GPU kernels want it, it costs accuracy")
-    ] = False
-    mse: Annotated[
-        bool, Field(description="shrink each group's range to where the rounding error (norm 2.4) is least")
-    ] = True
+    version: ClassVar[int] = 2
 
     def plan(self, facts: ModelFacts) -> ModelFacts:
-        details = {"method": "rtn", "mse": self.mse}
-        return packed_facts(facts, self.stage, self.bits, self.group_size, self.symmetric, details)
+        return self.packed(facts, self.stage, {"method": "rtn"})
 
     def cost(self, facts: ModelFacts, teacher: ModelFacts) -> Cost:
-        searched = 2000 if self.mse else 50  # operations a weight
-        layer = 4 * facts.body_parameters // facts.layers
-        memory = 700_000_000 + 3 * layer + 8 * facts.vocabulary * facts.hidden
-        return Cost(flops=float(searched * facts.body_parameters), memory=memory)
+        searched = 8000 if self.mse else 50  # operations' worth of time that a weight takes
+        largest = max(rows * columns for rows, columns in linears(facts.config).values())
+        return Cost(flops=float(searched * facts.body_parameters), memory=stream_memory(facts, 0, 17 * largest))
 
     def apply(self, source: Model, out: Writer, context: Context) -> None:
         import numpy as np
@@ -56,13 +43,15 @@ class RoundToNearest(Stage):
         from attar.layerwise import quantize_layers, weight_of
         from attar.stream import LayerStream
 
-        def quantize(layer: StreamedLayer) -> dict[str, tuple[torch.Tensor, Grid]]:
-            found = {}
-            for name in linears(source.facts.config):
+        promised = self.plan(source.facts).quantization
+        assert promised is not None
+
+        def quantize(layer: StreamedLayer) -> Iterator[Found]:
+            for name, (_, columns) in linears(source.facts.config).items():
                 weight = weight_of(stream, layer, name)
-                grid = find_grid(weight, self.bits, self.group_size, self.symmetric, self.mse)
-                found[name] = (round_to(weight, grid), grid)
-            return found
+                bits, group_size = promised.bits_of(layer.prefix + name), promised.group_of(columns)
+                grid = find_grid(weight, bits, group_size, self.symmetric, self.mse)
+                yield name, round_to(weight, grid), grid
 
         no_windows = np.zeros((0, 1), dtype=np.int64)
         stream = LayerStream(source, no_windows, context.torch_dtype, context.device)

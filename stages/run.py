@@ -11,9 +11,9 @@ import torch
 
 from attar import machine
 from attar.data import open_corpus
-from attar.errors import Cancelled
+from attar.errors import BadInput, Cancelled
 from attar.events import Events
-from attar.inputs import open_model
+from attar.inputs import open_dataset, open_model
 from attar.model import Model
 from attar.proofs import prove
 from attar.store import Artifact, Store
@@ -28,7 +28,7 @@ def run_stage(stage: Stage, spec: StageSpec, events: Events, cancelled: Callable
     store = Store(home / "store")
     with store.lock(spec.fingerprint):
         state = store.state(spec.fingerprint)
-        found = store.find("model", spec.fingerprint)
+        found = store.find(stage.makes, spec.fingerprint)
         if found is not None:
             shutil.rmtree(state, ignore_errors=True)  # of a process that died after its last rename
             return found
@@ -36,6 +36,7 @@ def run_stage(stage: Stage, spec: StageSpec, events: Events, cancelled: Callable
         state.mkdir(parents=True, exist_ok=True)
         data = open_corpus(spec.data, home / "store" / "dataset")
         data.require_unchanged(spec.inputs)
+        _require_unchanged(stage, spec)
         context = Context(
             origin=origin,
             teacher=open_model(spec.teacher, store) if spec.teacher else None,
@@ -44,16 +45,27 @@ def run_stage(stage: Stage, spec: StageSpec, events: Events, cancelled: Callable
             dtype=spec.machine.dtype,
             seed=stage_seed(spec.seed, stage.stage),
             state=state,
+            store=store,
             events=events,
             cancelled=cancelled,
+            responses=open_dataset(spec.responses, store) if spec.responses else None,
         )
-        draft = store.draft("model", spec.fingerprint)
+        draft = store.draft(stage.makes, spec.fingerprint)
+        make = _make if stage.makes == "model" else _make_dataset
         try:
-            return _make(stage, source, context, store, draft, spec)
+            return make(stage, source, context, store, draft, spec)
         except KeyboardInterrupt:
             raise Cancelled(f"{stage.stage} was cancelled; what training had saved is kept") from None
         finally:
             shutil.rmtree(draft, ignore_errors=True)  # renamed away when all went well
+
+
+def _require_unchanged(stage: Stage, spec: StageSpec) -> None:
+    for role, found in stage.named_inputs().items():
+        if spec.inputs.get(role, found) != found:
+            raise BadInput(
+                f"{stage.stage}: the {role} have changed since this run was planned; run it again to plan anew"
+            )
 
 
 def earlier_seconds(state: Path) -> float:
@@ -76,9 +88,7 @@ def earlier_seconds(state: Path) -> float:
 
 
 def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Path, spec: StageSpec) -> Artifact:
-    started = time.time() - earlier_seconds(context.state)
-    torch.manual_seed(context.seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    started = _begin(context)
     promised = stage.plan(source.facts)
     writer = Writer(draft, promised, tokenizer_from=source.folder)
     stage.apply(source, writer, context)
@@ -86,7 +96,42 @@ def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Pa
     applied = time.time()
     proofs = prove(stage.trains, source, promised, writer, context.device)
     facts = proofs.pop("facts")
-    manifest: dict[str, Any] = {
+    manifest = _told(stage, spec, applied - started) | {
+        "proof_seconds": time.time() - applied,
+        "parameters": facts.parameters,
+        "bytes": facts.bytes,
+        "weight_bytes": facts.weight_bytes(),
+        "proofs": proofs,
+        "notes": writer.notes,
+    }
+    artifact = store.commit("model", spec.fingerprint, draft, manifest)
+    shutil.rmtree(context.state, ignore_errors=True)
+    return artifact
+
+
+def _make_dataset(
+    stage: Stage, source: Model, context: Context, store: Store, draft: Path, spec: StageSpec
+) -> Artifact:
+    started = _begin(context)
+    counts = stage.generate(source, draft, context)
+    manifest = _told(stage, spec, time.time() - started) | {"counts": counts}
+    artifact = store.commit("dataset", spec.fingerprint, draft, manifest)
+    shutil.rmtree(context.state, ignore_errors=True)
+    return artifact
+
+
+def _begin(context: Context) -> float:
+    """Seed everything; when the work began, had one process done all of it."""
+    torch.manual_seed(context.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling every new tensor before it is written costs a twentieth of a training, and nothing reads it unwritten.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return time.time() - earlier_seconds(context.state)
+
+
+def _told(stage: Stage, spec: StageSpec, seconds: float) -> dict[str, Any]:
+    """What every manifest says."""
+    return {
         "stage": stage.stage,
         "version": stage.version,
         "settings": stage.settings(),
@@ -97,15 +142,6 @@ def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Pa
         "data": spec.data.model_dump(),
         "machine": machine.describe(spec.machine.device, spec.machine.threads),
         "versions": machine.versions(),
-        "seconds": applied - started,
-        "proof_seconds": time.time() - applied,
-        "peak_memory_bytes": machine.peak_memory(context.device),
-        "parameters": facts.parameters,
-        "bytes": facts.bytes,
-        "weight_bytes": facts.weight_bytes(),
-        "proofs": proofs,
-        "notes": writer.notes,
+        "seconds": seconds,
+        "peak_memory_bytes": machine.peak_memory(spec.machine.device),
     }
-    artifact = store.commit("model", spec.fingerprint, draft, manifest)
-    shutil.rmtree(context.state, ignore_errors=True)
-    return artifact

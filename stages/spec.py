@@ -20,6 +20,13 @@ class ModelRef(_Frozen):
     fingerprint: str
 
 
+class DatasetRef(_Frozen):
+    """A dataset in the store and the fingerprint it goes by."""
+
+    folder: str
+    fingerprint: str
+
+
 class Machine(_Frozen):
     """Where a child computes."""
 
@@ -46,6 +53,7 @@ class StageSpec(_Job):
     teacher: ModelRef | None
     data: DataSettings
     inputs: dict[str, str]
+    responses: DatasetRef | None = None
 
 
 class MeasureSpec(_Job):

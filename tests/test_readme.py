@@ -13,7 +13,7 @@ MODULES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")
 def line(path: Path) -> str:
     """The tree's line of a module: its path within the room, and the first paragraph of its docstring."""
     said = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
-    return f"  {path.relative_to(ROOT / path.relative_to(ROOT).parts[0])!s:<26}{' '.join(said.split())}"
+    return f"  {path.relative_to(ROOT / path.relative_to(ROOT).parts[0])!s:<34}{' '.join(said.split())}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -58,15 +58,21 @@ def pack(texts: Iterable[str], tokenizer_file: Path, count: int, length: int) ->
         raise BadInput(f"{count} windows of {length} tokens were asked for; both must be at least 1")
     tokenizer = load_tokenizer(tokenizer_file)
     end = separator(tokenizer, tokenizer_file)
-    ids: list[int] = []
+    parts: list[npt.NDArray[np.int32]] = []  # a list of Python integers would take eight times the memory
+    found = 0
     for batch in _batches(texts):
-        for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
-            ids += encoding.ids
-            ids += end
-        if len(ids) >= count * length:
+        encoded = tokenizer.encode_batch(batch, add_special_tokens=False)
+        parts.append(np.fromiter((i for one in encoded for i in (*one.ids, *end)), dtype=np.int32))
+        found += len(parts[-1])
+        if found >= count * length:
             break
-    whole = min(count, len(ids) // length)
-    return np.array(ids[: whole * length], dtype=np.int64).reshape(whole, length)
+    whole = min(count, found // length)
+    windows = np.empty(whole * length, dtype=np.int64)
+    at = 0
+    for part in parts:
+        windows[at : at + len(part)] = part[: len(windows) - at]
+        at += len(part)
+    return windows.reshape(whole, length)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attar.errors import StageFailed
-from attar.gptq import Hessian, Rounded, damped, output_errors, solve
+from attar.gptq import Hessian, Rounded, _inverse_factor, damped, output_errors, solve
 from attar.grid import Grid, find_grid, round_to, values
 
 ROWS, COLUMNS, GROUP = 40, 192, 32
@@ -24,7 +24,7 @@ def problem(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Grid]:
 
 def reference(weight: torch.Tensor, hessian: torch.Tensor, grid: Grid, order: torch.Tensor) -> torch.Tensor:
     """GPTQ as the paper tells it: one input at a time, the inverse of what is left updated each time, in fp64."""
-    scales, zeros = (table.double() for table in grid.of_inputs())
+    scales, zeros = (table.double().repeat_interleave(GROUP, 0) for table in (grid.scales, grid.zeros))
     rest, codes = weight.double().clone(), torch.zeros_like(weight, dtype=torch.uint8)
     left = list(order.tolist())
     inverse = torch.linalg.inv(hessian.double()[left][:, left])
@@ -45,6 +45,21 @@ def test_the_hessian_is_twice_the_mean_outer_product() -> None:
     hessian.add(x[:20])
     hessian.add(x[20:])
     torch.testing.assert_close(hessian.matrix(), 2 * x.t() @ x / 50)
+
+
+def test_the_factor_is_that_of_the_inverse_in_the_order_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attar.gptq.TILE", 50)  # several halvings
+    _, hessian, _ = problem()
+    order = torch.argsort(hessian.diagonal(), descending=True)
+    factor = _inverse_factor(hessian, order).double()
+    assert torch.equal(factor, factor.triu())
+    inverse = torch.linalg.inv(hessian.double()[order][:, order])
+    torch.testing.assert_close(factor.t() @ factor, inverse, rtol=1e-3, atol=1e-4 * float(inverse.abs().max()))
+
+
+def test_a_wide_hessian_is_summed_in_tiles_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attar.gptq.TILE", 6)
+    test_the_hessian_is_twice_the_mean_outer_product()
 
 
 @pytest.mark.parametrize("act_order", [True, False])
@@ -109,5 +124,6 @@ def test_inputs_that_are_never_active_do_no_harm() -> None:
 
 def test_a_hessian_that_cannot_be_factored_is_a_sentence() -> None:
     weight, hessian, grid = problem()
+    assert torch.equal(damped(torch.eye(3), 0.5), 1.5 * torch.eye(3))
     with pytest.raises(StageFailed, match="raise damping"):
         solve(weight, hessian - 2 * hessian.diagonal().max() * torch.eye(COLUMNS), grid)

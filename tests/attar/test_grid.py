@@ -19,8 +19,9 @@ def norm(weight: torch.Tensor, grid: Grid) -> float:
 def test_without_clipping_every_weight_is_within_a_step_of_its_code(symmetric: bool) -> None:
     weight = weights()
     grid = find_grid(weight, 4, 32, symmetric, mse=False)
-    steps, _ = grid.of_inputs()
-    assert ((values(round_to(weight, grid), grid) - weight).abs() <= steps.t() * 1.01).all()
+    steps, _ = grid.of_groups()
+    errors = (values(round_to(weight, grid), grid) - weight).abs().unflatten(1, (-1, 32))
+    assert (errors <= steps * 1.01).all()
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -64,6 +65,22 @@ def test_points_of_the_grid_stay_where_they_are() -> None:
 
 def test_groups_are_searched_alike_whatever_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = find_grid(weights(), 4, 32, False, True)
-    monkeypatch.setattr("attar.grid.CHUNK", 96)
+    monkeypatch.setattr("attar.grid.CHUNK", 300)
     pieces = find_grid(weights(), 4, 32, False, True)
     assert torch.equal(whole.scales, pieces.scales) and torch.equal(whole.zeros, pieces.zeros)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_important_inputs_get_the_grid_that_they_want(symmetric: bool) -> None:
+    weight, importance = weights(), torch.logspace(-2, 2, 128)
+    plain = find_grid(weight, 3, 32, symmetric, True)
+    weighted = find_grid(weight, 3, 32, symmetric, True, importance)
+
+    def loss(grid: Grid) -> float:
+        return float(((values(round_to(weight, grid), grid) - weight).square() * importance).sum())
+
+    assert loss(weighted) < loss(plain)
+    even = find_grid(weight, 3, 32, symmetric, True, torch.full((128,), 7.0))
+    assert float((values(round_to(weight, even), even) - weight).square().sum()) <= float(
+        (values(round_to(weight, weighted), weighted) - weight).square().sum()
+    )

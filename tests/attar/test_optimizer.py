@@ -32,7 +32,7 @@ def test_slices_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> No
     whole, sliced = parameter(torch.bfloat16), parameter(torch.bfloat16)
     optimizers = [MasterAdamW({"w": p}, {"w": 1e-2}) for p in (whole, sliced)]
     for step in range(5):
-        for p, each, size in zip((whole, sliced), optimizers, (module.CPU_SLICE, 4), strict=True):
+        for p, each, size in zip((whole, sliced), optimizers, (module.CPU_SLICE, 16), strict=True):
             with monkeypatch.context() as patch:
                 patch.setattr(module, "CPU_SLICE", size)
                 p.grad = gradient(step, p)

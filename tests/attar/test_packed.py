@@ -6,37 +6,64 @@ import pytest
 import torch
 from torch.nn import functional
 
+from attar.facts import BITS
 from attar.packed import PackedLinear, from_gptq, to_gptq
 
-ROWS, COLUMNS, GROUP = 48, 128, 32
+ROWS, COLUMNS, GROUP = 64, 128, 32
 
 
-def integers() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def integers(bits: int = 4, group: int = GROUP) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, 16, (ROWS, COLUMNS), generator=generator, dtype=torch.uint8)
-    zeros = torch.randint(1, 16, (COLUMNS // GROUP, ROWS), generator=generator, dtype=torch.uint8)
-    scales = (torch.rand(COLUMNS // GROUP, ROWS, generator=generator) * 0.1 + 1e-3).half()
+    codes = torch.randint(0, 2**bits, (ROWS, COLUMNS), generator=generator, dtype=torch.uint8)
+    zeros = torch.randint(1, 2**bits, (COLUMNS // group, ROWS), generator=generator, dtype=torch.uint8)
+    scales = (torch.rand(COLUMNS // group, ROWS, generator=generator) * 0.1 + 1e-3).half()
     return codes, scales, zeros
 
 
-def linear(bias: bool = True, dtype: torch.dtype = torch.float32) -> PackedLinear:
-    codes, scales, zeros = integers()
+def linear(bias: bool = True, dtype: torch.dtype = torch.float32, bits: int = 4, group: int = GROUP) -> PackedLinear:
+    codes, scales, zeros = integers(bits, group)
     offset = torch.linspace(-1, 1, ROWS) if bias else None
-    return PackedLinear.from_codes(codes, scales, zeros, offset, 4, GROUP, dtype).eval()
+    return PackedLinear.from_codes(codes, scales, zeros, offset, bits, group, dtype).eval()
 
 
-def explicit() -> torch.Tensor:
+def explicit(bits: int = 4, group: int = GROUP) -> torch.Tensor:
     """The weight by the definition, element by element."""
-    codes, scales, zeros = integers()
-    groups = torch.arange(COLUMNS) // GROUP
+    codes, scales, zeros = integers(bits, group)
+    groups = torch.arange(COLUMNS) // group
     return (codes.float() - zeros.t().float()[:, groups]) * scales.t().float()[:, groups]
 
 
-def test_unpack_inverts_pack() -> None:
-    codes, scales, zeros = integers()
-    file = to_gptq(codes, scales, zeros, 4, GROUP)
-    found_codes, found_zeros = from_gptq(file["qweight"], file["qzeros"], 4)
+@pytest.mark.parametrize("group", [GROUP, COLUMNS])
+@pytest.mark.parametrize("bits", BITS)
+def test_unpack_inverts_pack(bits: int, group: int) -> None:
+    codes, scales, zeros = integers(bits, group)
+    file = to_gptq(codes, scales, zeros, bits, group)
+    found_codes, found_zeros = from_gptq(file["qweight"], file["qzeros"], bits)
     assert torch.equal(found_codes, codes) and torch.equal(found_zeros, zeros)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_the_codes_are_one_stream_of_bits(bits: int) -> None:
+    codes, scales, zeros = integers(bits)
+    file = to_gptq(codes, scales, zeros, bits, GROUP)
+    assert file["qweight"].shape == (COLUMNS * bits // 32, ROWS)
+    assert file["qzeros"].shape == (COLUMNS // GROUP, ROWS * bits // 32)
+    streams = ((file["qweight"][:, 5], codes[5]), (file["qzeros"][1], zeros[1] - 1))
+    for words, numbers in streams:
+        stream = sum((int(word) & 0xFFFFFFFF) << 32 * i for i, word in enumerate(words.tolist()))
+        assert [stream >> bits * i & (2**bits - 1) for i in range(len(numbers))] == numbers.tolist()
+
+
+@pytest.mark.parametrize("group", [GROUP, COLUMNS])
+@pytest.mark.parametrize("bits", BITS)
+def test_every_width_dequantizes_multiplies_and_goes_back_to_its_file(bits: int, group: int) -> None:
+    module, x = linear(bits=bits, group=group), torch.randn(3, COLUMNS)
+    assert torch.equal(module.dequantize(torch.float32), explicit(bits, group))
+    assert module.bias is not None
+    torch.testing.assert_close(module(x), functional.linear(x, explicit(bits, group), module.bias))
+    file, found = to_gptq(*integers(bits, group), bits, group), module.to_tensors()
+    assert all(torch.equal(found[name], tensor) for name, tensor in file.items())
+    assert torch.equal(module.codes, integers(bits, group)[0])
 
 
 def test_the_file_has_the_layout_that_its_readers_expect() -> None:
@@ -91,10 +118,11 @@ def test_forward_is_the_explicit_linear(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(module(x), functional.linear(x, explicit(), module.bias))
 
 
+@pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_gradients_are_those_of_the_explicit_linear(dtype: torch.dtype) -> None:
-    codes, scales, zeros = integers()
-    module = linear()
+def test_gradients_are_those_of_the_explicit_linear(dtype: torch.dtype, bits: int) -> None:
+    codes, scales, zeros = integers(bits)
+    module = linear(bits=bits)
     assert module.bias is not None
     module.scales.requires_grad_()
     module.bias.requires_grad_()
@@ -109,7 +137,8 @@ def test_gradients_are_those_of_the_explicit_linear(dtype: torch.dtype) -> None:
     weight = (codes.to(dtype) - zeros.t()[:, groups].to(dtype)) * other_scales.t()[:, groups]
     torch.autograd.backward((functional.linear(other_x, weight, other_bias) * target).sum())
     torch.testing.assert_close(x.grad, other_x.grad)
-    torch.testing.assert_close(module.scales.grad, other_scales.grad, check_dtype=False, rtol=1e-4, atol=1e-4)
+    slack = 1e-4 * 2 ** (bits - 4)  # the sums grow with the integers in them
+    torch.testing.assert_close(module.scales.grad, other_scales.grad, check_dtype=False, rtol=1e-4, atol=slack)
     torch.testing.assert_close(module.bias.grad, other_bias.grad, check_dtype=False, rtol=1e-4, atol=1e-4)
     assert module.levels.grad is None
 

@@ -18,7 +18,7 @@ from stages.base import Context, Cost, Stage
 FAULTS = {
     "nothing": "neither parameters nor bytes",
     "still": "training moved no tensor",
-    "dropped": "asks for a tensor model.layers.0.mlp.up_proj.weight",
+    "dropped": "never wrote model.layers.0.mlp.up_proj.weight, which its plan promised",
     "nan": "mlp.up_proj.weight of the saved model holds NaN",
     "other": "reopens as another function",
     "stranger": "its plan promised nothing of that name",

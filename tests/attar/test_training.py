@@ -13,8 +13,9 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from attar.errors import Cancelled, ProofFailed
-from attar.training import STATE_FILE, batch, loss_of, train
+from attar.training import batch, loss_of, train
 from attar.training_settings import TrainingSettings
+from attar.training_state import STATE_FILE
 
 WINDOWS = np.random.default_rng(0).integers(0, 64, (10, 16))
 SETTINGS = TrainingSettings(train_tokens=8 * 3 * 16, batch=3, length=16, learning_rate=1e-2, save_every=3)

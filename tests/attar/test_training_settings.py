@@ -6,7 +6,9 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from attar.errors import BadInput
 from attar.training_settings import TrainingSettings
+from stages import parse
 
 
 def test_the_budget_is_rounded_up_to_whole_batches() -> None:
@@ -38,6 +40,22 @@ def test_no_teacher_is_asked_for_when_only_the_text_counts() -> None:
 def test_impossible_settings_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TrainingSettings(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"beta": 0.3}, "beta=0.3 belongs to divergence=jsd, and divergence is forward"),
+        ({"skew": 0.3, "divergence": "jsd"}, "skew=0.3 belongs to divergence=skew, and divergence is jsd"),
+        ({"top_k": 64, "cache": "hidden"}, "top_k=64 belongs to cache=topk, and cache is hidden"),
+        ({"cache": "hidden", "alpha": 0.0}, "cache=hidden keeps what a teacher says, and alpha=0 asks none"),
+    ],
+)
+def test_settings_that_do_not_apply_are_refused(bad: dict[str, object], words: str) -> None:
+    with pytest.raises(BadInput, match=f"stages.0: finetune.full: {words}"):
+        parse({"stage": "finetune.full", **bad}, "stages.0")
+    assert TrainingSettings(divergence="jsd", beta=0.3).mix == 0.3
+    assert TrainingSettings(divergence="skew", skew=0.0).mix == 0
 
 
 def test_importing_it_does_not_import_torch() -> None:

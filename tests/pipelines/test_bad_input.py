@@ -82,12 +82,12 @@ def top(**values: Any) -> Spoil:
 # Stages and their settings.
 CASES |= {
     "unknown stage": (setting(0, stage="prune.widht"), "did you mean 'prune.width'"),
-    "stage that is no text": (setting(0, stage=7), "one of: distill.logit"),
+    "stage that is no text": (setting(0, stage=7), "one of: generate.responses"),
     "typo in a setting": (setting(0, ffm=0.2), "did you mean 'ffn'"),
     "wrong type": (setting(0, ffn="much"), "ffn='much'"),
     "out of bounds": (setting(0, ffn=1.5), "less than 1"),
     "group size that does not divide": (setting(1, group_size=48), "group_size"),
-    "bits not supported": (setting(1, bits=3), "bits=3 is not supported; possible: 4"),
+    "bits not supported": (setting(1, bits=5), "bits=5: Input should be 2, 3, 4 or 8"),
     "pruning to nothing": (setting(0, ffn=0.99), "leaves none of 192 channels"),
     "no stages": (top(stages=[]), "stages"),
     "prune after quantize": (lambda c: c.recipe["stages"].reverse(), "quantized already"),
@@ -95,6 +95,30 @@ CASES |= {
     "scales of a dense model": (top(stages=[{"stage": "finetune.scales"}]), "dense"),
     "distil a quantized model": (lambda c: c.recipe["stages"].append({"stage": "distill.logit"}), "distill.logit"),
     "quantize twice": (lambda c: c.recipe["stages"].append({"stage": "quantize.gptq"}), "quantized"),
+}
+
+# Responses.
+ENDPOINT = {"url": "http://127.0.0.1:9/v1", "model": "m", "terms_accepted": True}  # port 9: nobody listens
+
+RESPONSE = {"stage": "distill.response", "keep": 3}
+
+
+def asking(**values: Any) -> Spoil:
+    return top(stages=[{"stage": "generate.responses", **values}, RESPONSE])
+
+
+CASES |= {
+    "no responses to learn from": (top(stages=[RESPONSE]), "put generate.responses before it"),
+    "prompts missing": (asking(prompts="absent.jsonl"), "absent.jsonl does not exist"),
+    "pairs missing": (top(stages=[RESPONSE | {"responses": "absent.jsonl"}]), "absent.jsonl"),
+    "terms not accepted": (asking(endpoint=ENDPOINT | {"terms_accepted": False}), "terms_accepted to true"),
+    "key not in the environment": (asking(endpoint=ENDPOINT | {"key_variable": "NO_SUCH_KEY"}), "NO_SUCH_KEY"),
+    "endpoint that nobody answers at": (asking(endpoint=ENDPOINT), "cannot be reached"),
+    "endpoint with a typo": (asking(endpoint=ENDPOINT | {"modle": "x"}), "did you mean 'model'"),
+    "people without a share": (
+        top(stages=[{"stage": "distill.response", "responses": "x.jsonl", "human": "y.jsonl"}]),
+        "go together",
+    ),
 }
 
 # Recipe files.

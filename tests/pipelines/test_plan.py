@@ -12,7 +12,7 @@ from attar.errors import BadInput
 from attar.tiny import tiny_model
 from pipelines.home import Home
 from pipelines.plan import Plan, make_plan
-from pipelines.recipe import validate
+from pipelines.recipe import load, validate
 
 TRAIN = {"train_tokens": 512, "batch": 2, "length": 64}
 FOUR: list[dict[str, Any]] = [
@@ -82,6 +82,40 @@ def test_teachers(document: dict[str, Any], home: Path, tmp_path: Path, model: P
     assert steps[4].teacher is None and "teacher" not in steps[4].inputs
 
 
+def test_students(document: dict[str, Any], home: Path, tmp_path: Path) -> None:
+    """Another checkpoint takes the place of the previous model, and counts by what it is."""
+    small = tiny_model(tmp_path / "small", seed=1, num_hidden_layers=2, hidden_size=32)
+    chain = [FOUR[1], {"stage": "distill.logit", "student": str(small), **TRAIN}]
+    step = plan_of(document, home, stages=chain).steps[2]
+    assert step.source is not None and Path(step.source.folder) == small
+    assert step.inputs["student"] == step.source.fingerprint and "source" not in step.inputs
+    assert (step.facts.layers, step.facts.hidden) == (2, 32)
+    moved = small.rename(tmp_path / "moved")
+    again = plan_of(document, home, stages=[chain[1] | {"student": str(moved)}]).steps[1]
+    assert again.model == step.model  # neither its path nor the stages before it are part of what comes out
+    shape = {"layers": 2, "hidden": 32}
+    fresh = plan_of(document, home, stages=[{"stage": "distill.logit", "student": "fresh", "shape": shape, **TRAIN}])
+    assert (fresh.steps[1].facts.layers, fresh.steps[1].facts.hidden) == (2, 32)
+    assert fresh.steps[1].facts.parameters == step.facts.parameters
+
+
+def test_a_student_with_other_tokens_is_told_of_responses(document: dict[str, Any], home: Path, tmp_path: Path) -> None:
+    other = tiny_model(tmp_path / "other", vocab_size=640)
+    chain = [{"stage": "distill.logit", "student": str(other), **TRAIN}]
+    with pytest.raises(BadInput, match=r"stages\.0.*tokenizer.*generate\.responses.*distill\.response"):
+        plan_of(document, home, stages=chain)
+
+
+def test_a_progressive_chain(model: Path, text: Path, home: Path) -> None:
+    recipe = Path(__file__).parents[2] / "conf" / "progressive.yaml"
+    overrides = [f"model={model}", f"data.source={text}", "measure.windows=4", "measure.length=64"]
+    plan = make_plan(load(recipe, overrides), Home(home), complete=True)
+    origin, middle, small, healed = plan.steps
+    assert origin.facts.layers > middle.facts.layers > small.facts.layers == healed.facts.layers
+    assert small.teacher == middle.model and middle.teacher == healed.teacher == origin.model
+    assert plan.disk > sum(step.work.cache for step in plan.steps) > 0
+
+
 @pytest.mark.parametrize(
     ("chain", "words"),
     [
@@ -90,6 +124,8 @@ def test_teachers(document: dict[str, Any], home: Path, tmp_path: Path, model: P
         ([FOUR[1] | {"ffn": 0.9}, {"stage": "finetune.full", **TRAIN}], "at once"),
         ([FOUR[0] | {"keep": 1}, FOUR[0] | {"student": "previous"}], None),
         ([FOUR[1], {"stage": "finetune.full", **TRAIN}, FOUR[2]], None),
+        ([{"stage": "generate.responses"}], "no stage after it learns from"),
+        ([{"stage": "generate.responses"}, {"stage": "distill.response", "keep": 3, **TRAIN}], None),
     ],
 )
 def test_warnings(document: dict[str, Any], home: Path, chain: list[dict[str, Any]], words: str | None) -> None:

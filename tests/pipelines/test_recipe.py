@@ -90,3 +90,18 @@ def test_gpu_recipes_plan_on_a_config_alone(name: str, tmp_path: Path, home: Pat
     assert any("planned, not run" in warning for warning in plan.warnings)
     with pytest.raises(BadInput, match="no weights"):
         make_plan(loaded, Home(home), complete=True)
+
+
+def test_the_recipe_in_the_readme_plans(tmp_path: Path, home: Path, text: Path) -> None:
+    written = (CONF.parent / "README.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    path, folder = tmp_path / "mine.yaml", tmp_path / "llama"
+    path.write_text(written)
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA_8B))
+    plan = make_plan(recipe.load(path, [f"model={folder}", f"data.source={text}"]), Home(home), complete=False)
+    assert [step.name for step in plan.steps][1:] == [
+        "prune.width",
+        "distill.logit",
+        "quantize.gptq",
+        "finetune.scales",
+    ]

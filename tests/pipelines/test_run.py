@@ -133,6 +133,8 @@ def test_a_stopped_run_ends_its_child_and_says_so(
 def start(attar: "Attar", *more: str) -> "subprocess.Popen[bytes]":
     """``attar run`` in the background; a process group of its own, as in a terminal; what it says goes to a file."""
     attar.home.mkdir(exist_ok=True)
+    # What a shell starts in the background ignores SIGINT, and so does all that it starts: the tests may be such.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(attar.home / "stderr", "wb") as file:
         return subprocess.Popen(
             attar.command("run", *more), stdout=subprocess.DEVNULL, stderr=file, start_new_session=True

@@ -10,14 +10,15 @@ from safetensors.torch import load_file, save_file
 
 from attar import probe, reopen
 from attar.checkpoint import stored_tensors
-from attar.data import DataSettings, open_corpus
+from attar.data import Corpus, DataSettings, open_corpus
 from attar.events import Events
 from attar.model import Model
+from attar.store import Store
 from attar.testing import write_text
 from attar.writer import Writer
 from stages.base import Context, Stage, stage_seed
 
-Apply = Callable[[Stage, Path], Writer]
+Apply = Callable[..., Writer]
 
 
 @pytest.fixture(scope="session")
@@ -29,19 +30,30 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def apply_here(workshop: Path) -> Apply:
-    """Apply a stage to a model folder and check what the base would prove: the tensors, and that it reopens."""
+def corpus(workshop: Path) -> Corpus:
+    """The workshop's text, split as a run would split it."""
+    return open_corpus(DataSettings(source=str(workshop / "text.txt")), workshop / "dataset")
 
-    def apply(stage: Stage, model: Path) -> Writer:
+
+@pytest.fixture(scope="session")
+def apply_here(workshop: Path, corpus: Corpus) -> Apply:
+    """``apply_here(stage, model, teacher=model)``: what the stage writes, checked as the base would prove it.
+
+    The tensors are those of the plan, and the folder reopens as the same function. Beside the folder lies what the
+    stage reported, ``events.jsonl``.
+    """
+
+    def apply(stage: Stage, model: Path, teacher: Path | None = None) -> Writer:
         source, folder = Model(model), Path(mkdtemp(dir=workshop))
         context = Context(
             origin=source,
-            teacher=source if "teacher" in stage.uses else None,
-            data=open_corpus(DataSettings(source=str(workshop / "text.txt")), workshop / "dataset"),
+            teacher=Model(teacher or model) if stage.teacher_spec() else None,
+            data=corpus,
             device="cpu",
             dtype="float32",
             seed=stage_seed(0, stage.stage),
             state=folder / "state",
+            store=Store(workshop / "store"),
             events=Events(folder / "events.jsonl"),
             cancelled=lambda: False,
         )

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -18,21 +17,22 @@ from transformers.pytorch_utils import Conv1D
 from attar import architecture, probe, reopen
 from attar.architecture import FAMILIES
 from attar.attention import quick_attention
-from attar.checkpoint import WEIGHTS, read_facts, stored_tensors
-from attar.data import DataSettings, open_corpus
+from attar.checkpoint import WEIGHTS, read_facts
 from attar.errors import BadInput
-from attar.events import Events
 from attar.facts import ModelFacts
-from attar.model import Model
+from attar.model import Model, fresh, hf_config, materialize_buffers, skeleton
 from attar.packed import PackedLinear
 from attar.quality import measure_text
+from attar.shape import Shape
+from attar.straight_through import put_on_grid
 from attar.testing import write_text
 from attar.tiny import tiny_model
 from attar.training import loss_of
 from attar.writer import Writer
-from stages.base import Context, Stage
 from stages.distill_logit import Logit
+from stages.distill_qad import Qad
 from stages.finetune_full import Full
+from stages.finetune_lora import Lora
 from stages.finetune_scales import Scales
 from stages.prune_width import Width, expand
 from stages.quantize_gptq import Gptq
@@ -42,7 +42,7 @@ LAYERS, FFN = 2, 128
 SHORT: dict[str, Any] = {"train_tokens": 256, "batch": 4, "length": 32, "learning_rate": 3e-3, "alpha": 0.5}
 HEADLESS = {"gpt2", "gpt_neox", "opt"}  # their configs have no head_dim
 TRANSPOSED = {"gpt2"}  # no reader opens its asymmetric grids
-Apply = Callable[[Stage, Path], Writer]
+Apply = Callable[..., Writer]
 
 READER = """
 import sys
@@ -85,39 +85,10 @@ def tiny(home: Path, family: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def apply(home: Path) -> Apply:
-    """Apply a stage to a model folder in this process and check what the base would prove in a fresh one."""
-
-    def apply_to(stage: Stage, model: Path) -> Writer:
-        source, folder = Model(model), Path(mkdtemp(dir=home))
-        context = Context(
-            origin=source,
-            teacher=source if "teacher" in stage.uses else None,
-            data=open_corpus(DataSettings(source=str(home / "text.txt")), home / "dataset"),
-            device="cpu",
-            dtype="float32",
-            seed=0,
-            state=folder / "state",
-            events=Events(home / "events.jsonl"),
-            cancelled=lambda: False,
-        )
-        (folder / "model").mkdir()
-        out = Writer(folder / "model", stage.plan(source.facts), tokenizer_from=model)
-        stage.apply(source, out, context)
-        out.close()
-        promised = {name: (fact.dtype, fact.shape) for name, fact in out.facts.tensors().items()}
-        assert stored_tensors(out.folder) == promised
-        torch.testing.assert_close(logits_of(out.folder, folder), out.probe_logits, atol=1e-4, rtol=1e-4)
-        return out
-
-    return apply_to
-
-
-@pytest.fixture(scope="module")
-def packed(home: Path, apply: Apply) -> dict[str, Path]:
+def packed(home: Path, apply_here: Apply) -> dict[str, Path]:
     """A folder with a packed model of every family."""
     stages = {family: RoundToNearest(group_size=32, symmetric=family in TRANSPOSED) for family in sorted(FAMILIES)}
-    return {family: apply(stage, tiny(home, family)).folder for family, stage in stages.items()}
+    return {family: apply_here(stage, tiny(home, family)).folder for family, stage in stages.items()}
 
 
 def logits_of(model: Path, folder: Path) -> torch.Tensor:
@@ -152,7 +123,7 @@ def silence(folder: Path, axis: architecture.Axis, indices: torch.Tensor, linear
 
 
 @families
-def test_sliced_equals_masked(family: str, apply: Apply, tmp_path: Path) -> None:
+def test_sliced_equals_masked(family: str, apply_here: Apply, tmp_path: Path) -> None:
     """Channels and attention groups that are masked away are those that go, and the function stays."""
     folder = tiny_model(tmp_path / "masked", family, num_hidden_layers=LAYERS, intermediate_size=FFN)
     facts = read_facts(folder)
@@ -162,16 +133,16 @@ def test_sliced_equals_masked(family: str, apply: Apply, tmp_path: Path) -> None
     if groups:
         silence(folder, "query", expand(torch.tensor([0]), facts, query=True), architecture.family(facts.config).out)
     stage = Width(ffn=0.5, attention=groups, importance="magnitude", compensate=False, windows=1, length=32)
-    out = apply(stage, folder)
+    out = apply_here(stage, folder)
     torch.testing.assert_close(out.probe_logits, logits_of(folder, tmp_path), atol=1e-5, rtol=1e-5)
     assert (out.facts.ffn, out.facts.kv_heads) == (FFN // 2, 1 if groups else facts.kv_heads)
 
 
 @families
-def test_compensation_loses_less(family: str, home: Path, apply: Apply) -> None:
+def test_compensation_loses_less(family: str, home: Path, apply_here: Apply) -> None:
     folder = tiny(home, family)
     sliced, refitted = (
-        apply(Width(ffn=0.5, compensate=compensate, windows=32, length=64), folder).folder
+        apply_here(Width(ffn=0.5, compensate=compensate, windows=32, length=64), folder).folder
         for compensate in (False, True)
     )
     assert 0 < lost(refitted, folder, home) < lost(sliced, folder, home)
@@ -185,23 +156,55 @@ def test_heads_stay_where_the_config_has_no_head_dim(family: str, home: Path) ->
 
 
 @families
-def test_a_carved_student_and_a_tuned_model(family: str, home: Path, apply: Apply) -> None:
+def test_a_carved_student_and_a_tuned_model(family: str, home: Path, apply_here: Apply) -> None:
     folder = tiny(home, family)
-    carved = apply(Logit(keep=[1], **SHORT), folder)
+    carved = apply_here(Logit(keep=[1], **SHORT), folder)
     assert carved.facts.layers == 1
     if family.startswith("gemma"):
         assert carved.facts.config["layer_types"] == ["full_attention"]
-    tuned, before = Model(apply(Full(**SHORT), folder).folder), Model(folder)
+    tuned, before = Model(apply_here(Full(**SHORT), folder).folder), Model(folder)
     moved = [name for name in tuned.names if not torch.equal(tuned.tensor(name), before.tensor(name))]
     assert {*architecture.embeddings(before.facts.config), *architecture.norms(before.facts.config)} & set(moved)
     assert len(moved) > len(tuned.names) / 2
 
 
 @families
-def test_quantized_and_recovered(family: str, home: Path, apply: Apply, packed: dict[str, Path]) -> None:
+def test_a_fresh_student_has_the_shape_and_learns_from_a_cache(family: str, home: Path, apply_here: Apply) -> None:
+    """What is drawn computes as what is reopened, in every family, and as many numbers change as its config can say."""
+    grouped = {} if family in HEADLESS else {"kv_heads": 1, "head_dim": 8}
+    shape = Shape(layers=3, hidden=32, ffn=48, heads=2, **grouped)
+    made = apply_here(Logit(student="fresh", shape=shape, cache="hidden", **SHORT), tiny(home, family)).facts
+    sizes = (made.layers, made.hidden, made.ffn, made.heads, made.kv_heads, made.head_dim)
+    assert sizes == (3, 32, 48, 2, *((2, 16) if family in HEADLESS else (1, 8)))
+    drawn = fresh(made.config, torch.bfloat16, "cpu")
+    opened = skeleton(hf_config(made.config), torch.bfloat16)
+    opened.load_state_dict(drawn.state_dict(), assign=True)
+    opened.tie_weights()
+    materialize_buffers(opened, "cpu")
+    with torch.no_grad():
+        one, other = (model(input_ids=probe.tokens(512)).logits for model in (drawn, opened.eval()))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "words"),
+    [
+        ("gpt2", {"kv_heads": 2}, "gpt2 model has no kv_heads of its own, it equals heads"),
+        ("opt", {"head_dim": 8}, "opt model has no head_dim of its own, it is hidden ÷ heads"),
+        ("gpt_neox", {"heads": 3}, "3 heads do not divide the hidden width 64; possible heads: 1, 2, 4, 8"),
+        ("gpt_neox", {"hidden": 36}, "head_dim=9 is odd"),
+    ],
+)
+def test_a_shape_that_a_family_cannot_have(family: str, shape: dict[str, int], words: str, home: Path) -> None:
+    with pytest.raises(BadInput, match=words):
+        Logit(student="fresh", shape=Shape(**shape)).plan(read_facts(tiny(home, family)))
+
+
+@families
+def test_quantized_and_recovered(family: str, home: Path, apply_here: Apply, packed: dict[str, Path]) -> None:
     folder = tiny(home, family)
     facts = read_facts(folder)
-    gptq = apply(Gptq(group_size=32, windows=32, length=64, symmetric=family in TRANSPOSED), folder)
+    gptq = apply_here(Gptq(group_size=32, windows=32, length=64, symmetric=family in TRANSPOSED), folder)
     assert 0 < lost(gptq.folder, folder, home) < lost(packed[family], folder, home)
 
     before = Model(packed[family])
@@ -209,11 +212,56 @@ def test_quantized_and_recovered(family: str, home: Path, apply: Apply, packed: 
     found = [name for name, module in modules.items() if isinstance(module, PackedLinear)]
     assert len(found) == LAYERS * len(architecture.linears(facts.config))
     assert [name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)] == ["lm_head"]
-    recovered = Model(apply(Scales(**SHORT, scale_learning_rate=1e-3), before.folder).folder)
+    opened = dict(modules[""].named_parameters())  # a tied head once
+    opened |= {name: held for name, held in modules[""].named_buffers() if name.endswith((".levels", ".zeros"))}
+    assert before.facts.opened_bytes(4) == sum(held.nbytes for held in opened.values())
+    recovered = Model(apply_here(Scales(**SHORT, scale_learning_rate=1e-3), before.folder).folder)
     learning = Scales().learning(before.facts)
     still = {name for name in before.names if torch.equal(before.tensor(name), recovered.tensor(name))}
     assert not learning & still or learning & still < architecture.norms(facts.config)
     assert before.facts.tensors().keys() - learning <= still
+
+
+@families
+def test_an_adapter_beside_integers_or_in_the_weights(
+    family: str, home: Path, apply_here: Apply, packed: dict[str, Path]
+) -> None:
+    stage, folder = Lora(**SHORT, r=4), tiny(home, family)
+    integers, beside = Model(packed[family]), Model(apply_here(stage, packed[family], teacher=folder).folder)
+    assert all(torch.equal(beside.tensor(name), integers.tensor(name)) for name in integers.names)
+    modules = architecture.linear_modules(beside.facts.config)
+    assert len(beside.names) - len(integers.names) == 2 * len(modules) == 2 * len(integers.facts.packed_modules)
+
+    dense, merged = Model(folder), Model(apply_here(stage, folder).folder)
+    moved = {name for name in dense.names if not torch.equal(dense.tensor(name), merged.tensor(name))}
+    assert set(merged.names) == set(dense.names) and moved == {f"{name}.weight" for name in modules}
+
+
+@families
+def test_learned_on_the_grid(family: str, home: Path, apply_here: Apply, packed: dict[str, Path]) -> None:
+    """It starts as what rounding makes, moves integers, and lies on the grid whether packed or dense."""
+    folder, rounded = tiny(home, family), Model(packed[family])
+    quantization, source = rounded.facts.quantization, Model(folder)
+    assert quantization is not None
+    student = source.materialize(torch.float32)
+    put_on_grid(student, source, quantization, mse=True)
+    expected = probe.logits(rounded.materialize(torch.float32), 512)
+    torch.testing.assert_close(probe.logits(student, 512), expected, atol=1e-5, rtol=1e-5)
+
+    fast: dict[str, Any] = {**SHORT, "step_learning_rate": 0.4, "scale_learning_rate": 1e-3}
+    stage = Qad(**fast, group_size=32, symmetric=quantization.symmetric)
+    made = Model(apply_here(stage, folder).folder)
+    assert made.facts.tensors() == rounded.facts.tensors()
+    integers = [f"{name}.qweight" for name in made.facts.packed_modules]
+    assert not any(torch.equal(made.tensor(name), rounded.tensor(name)) for name in integers)
+
+    dense = Model(apply_here(Qad(**fast, output="dense", scales="fixed"), rounded.folder, teacher=folder).folder)
+    assert dense.facts.tensors() == source.facts.tensors()
+    for index in range(LAYERS):
+        for name in architecture.linears(dense.facts.config):
+            weight = dense.tensor(f"{architecture.layer(dense.facts.config, index)}{name}.weight")
+            groups = (weight.t() if name in architecture.transposed(dense.facts.config) else weight).reshape(-1, 32)
+            assert max(len(group.unique()) for group in groups) <= 16
 
 
 @pytest.fixture(scope="module")

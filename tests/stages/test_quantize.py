@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from attar.architecture import linears
 from attar.checkpoint import read_facts
 from attar.errors import BadInput
 from attar.facts import ModelFacts
@@ -15,6 +16,7 @@ from attar.model import Model
 from attar.packed import PackedLinear
 from attar.testing import check_stage, run_on
 from attar.tiny import tiny_model
+from attar.writer import Writer
 from stages import parse
 from stages.base import Stage
 from stages.quantize_gptq import Gptq
@@ -27,6 +29,25 @@ RTN = RoundToNearest(group_size=32)
 @pytest.mark.parametrize("stage", [GPTQ, RTN], ids=["gptq", "rtn"])
 def test_keeps_the_contract(stage: Stage) -> None:
     check_stage(stage)
+
+
+def test_a_mixture_of_widths_is_planned_made_and_goes_through_a_module_unchanged(tmp_path: Path) -> None:
+    stage = RoundToNearest(group_size=-1, bits=4, bits_of={"layers.0.*": 8, "*.down_proj": 3, "*.o_proj": 2})
+    artifact = run_on(stage, tiny_model(tmp_path / "model"), tmp_path / "home")
+    source = Model(artifact.folder)
+    module = source.materialize(torch.float32)
+    found = {name: linear.bits for name, linear in module.named_modules() if isinstance(linear, PackedLinear)}
+    assert found == {
+        f"model.layers.{i}.{name}": 8 if i == 0 else {"mlp.down_proj": 3, "self_attn.o_proj": 2}.get(name, 4)
+        for i in range(4)
+        for name in linears(source.facts.config)
+    }
+    (tmp_path / "again").mkdir()
+    writer = Writer(tmp_path / "again", source.facts, tokenizer_from=source.folder)
+    writer.module(module)
+    writer.close()
+    again = Model(tmp_path / "again")
+    assert all(torch.equal(again.tensor(name), source.tensor(name)) for name in source.names)
 
 
 def test_rtn_is_rounding_to_nearest(tmp_path: Path) -> None:
@@ -66,12 +87,15 @@ def test_gptq_keeps_the_function_better_than_rtn_and_says_so(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"bits": 3}, "bits=3 is not supported; possible: 4"),
+        ({"bits": 5}, "bits=5: Input should be 2, 3, 4 or 8"),
+        ({"bits_of": {"*.down_proj": 6}}, "bits_of.*.down_proj=6: Input should be 2, 3, 4 or 8"),
+        ({"bits_of": {"*.v_proj": 8}}, "bits_of gives self_attn.q_proj 4 bits, self_attn.k_proj 4 bits, self_attn.v"),
         (
             {"group_size": 128},
-            "group_size=128 does not divide the 64 inputs of self_attn.q_proj; sizes that fit: 16, 32",
+            "group_size=128 does not divide the 64 inputs of self_attn.q_proj; sizes that fit: -1, 16, 32",
         ),
-        ({"group_size": 8}, "group_size=8: Input should be greater than or equal to 16"),
+        ({"group_size": 8}, "group_size=8 is not one that readers of the format know; sizes that fit: -1, 16, 32"),
+        ({"group_size": -2}, "group_size=-2: Input should be greater than or equal to -1"),
         ({"group_sise": 32}, "unknown setting 'group_sise'; did you mean 'group_size'?"),
         ({"group_size": "32"}, "group_size='32': Input should be a valid integer"),
     ],

@@ -1,0 +1,67 @@
+"""The models beside the origin that play a part in a chain: students and teachers that its stages name."""
+
+from attar.architecture import require_length
+from attar.errors import BadInput
+from pipelines.chain import Link
+from pipelines.child import Watch
+from pipelines.home import Home
+from pipelines.materials import Material, open_model
+
+
+class Roles:
+    """Says who learns and who teaches in a stage; opens every named model once.
+
+    Args:
+        origin: the recipe's model.
+        complete: named models must have their weights (to run); otherwise a config will do (to plan).
+        watch: hears of the conversion of a named model.
+    """
+
+    def __init__(self, origin: Material, home: Home, complete: bool, watch: Watch) -> None:
+        self.origin = origin
+        self.home = home
+        self.complete = complete
+        self.watch = watch
+        self.named: dict[str, Material] = {}
+
+    def student(self, link: Link) -> Material | None:
+        """The model that a stage works on instead of the previous one, if it names one."""
+        spec = link.stage.student_spec()
+        return None if spec is None else self._open(spec)
+
+    def teacher(self, link: Link, source: Material, previous: Material) -> Material | None:
+        """The model that teaches in a stage, if one does, or a sentence why it cannot teach there.
+
+        Args:
+            source: what the stage works on.
+            previous: what comes out of the stage before it; differs from ``source`` where the stage names a student.
+        """
+        stage = link.stage
+        spec = stage.teacher_spec()
+        if spec is None:
+            return None
+        teacher = self.origin if spec == "origin" else previous if spec == "previous" else self._open(spec)
+        if stage.makes == "dataset":
+            return teacher  # answers are text: any tokenizer will do
+        for _, length in stage.tokens().values():
+            asked = f"{link.where}: {stage.stage}: length={length} for the teacher {spec}"
+            require_length(teacher.facts.config, length, asked)
+        taught_itself = teacher.ref.fingerprint == source.ref.fingerprint and stage.starts_as_source(source.facts)
+        if taught_itself and getattr(stage, "alpha", 0) == 1:
+            raise BadInput(
+                f"{link.where}: {stage.stage}: the teacher {spec} is the very model that would learn, so there is "
+                "nothing to learn at alpha=1; put the stage after one that changes the model, or lower alpha"
+            )
+        same = teacher.facts.tokenizer == source.facts.tokenizer
+        if not same or teacher.facts.vocabulary != source.facts.vocabulary:
+            raise BadInput(
+                f"{link.where}: {stage.stage}: the tokenizer of the teacher {spec} differs from the student's, so "
+                "their next-token distributions cannot be compared; choose a teacher with the same tokenizer.json, or "
+                "let this one write answers with generate.responses and learn from them with distill.response"
+            )
+        return teacher
+
+    def _open(self, spec: str) -> Material:
+        if spec not in self.named:
+            self.named[spec] = open_model(spec, self.origin.facts.task, self.home, self.complete, self.watch)
+        return self.named[spec]
