@@ -56,3 +56,4 @@ def _label(axes: Any, rows: list[Row], renderer: Any) -> None:
             if inside and free:
                 break
         taken.append(label.get_window_extent(renderer))
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})  # the line goes behind a name
