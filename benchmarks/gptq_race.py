@@ -12,6 +12,7 @@ The peers' settings are those of ``peers/settings.json``, chosen by ``gptq_sweep
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,31 +41,32 @@ def main() -> None:
     arguments = parser.parse_args()
     for contender in arguments.only:
         race.interpreter(contender, arguments.peers)
-    with tempfile.TemporaryDirectory() as temporary:
-        scratch = (arguments.scratch or Path(temporary)).absolute()
-        races = [found for spec in arguments.model for found in _races(spec, arguments, scratch)]
-    report = {
+    report: dict[str, Any] = {
         "machine": machine.describe("cpu", arguments.threads),
         "versions": machine.versions(),
         "calibration": [arguments.windows, arguments.length],
         "scored": [arguments.scored, arguments.length],
         "format": f"INT{arguments.bits}, groups of {arguments.group_size}",
-        "races": races,
+        "races": [],
     }
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    arguments.results.write_text(json.dumps(report, indent=1) + "\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = (arguments.scratch or Path(temporary)).absolute()
+        for spec in arguments.model:
+            for found in _races(spec, arguments, scratch):
+                report["races"].append(found)  # written at once: a race may take half an hour
+                arguments.results.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def _races(spec: str, arguments: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
-    """Both races on one model."""
+def _races(spec: str, arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
+    """Both races on one model, each as soon as it is over."""
     home = Home.open(arguments.home)
     folder = race.open_folder(spec, home)
-    place = scratch / folder.name
-    place.mkdir(parents=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=scratch))
     windows = place / "windows.safetensors"
     race.write_windows(folder, home, windows, arguments.windows, arguments.scored, arguments.length)
     settings = json.loads(race.SETTINGS.read_text())
-    found = []
     origin: dict[str, Any] = {}
     for symmetric, symmetry in SYMMETRY.items():
         track = race.Track(folder, windows, arguments.bits, arguments.group_size, symmetric, arguments.threads)
@@ -73,9 +75,9 @@ def _races(spec: str, arguments: argparse.Namespace, scratch: Path) -> list[dict
         for contender in arguments.only:
             chosen = settings.get(contender, {}).get(symmetry, {})
             results[contender] = race.run(contender, chosen, track, arguments.peers, place / f"{contender}-{symmetry}")
-        found.append({"model": spec, "symmetry": symmetry, "origin": origin, "results": results, **_ratios(results)})
-        _print(found[-1])
-    return found
+        found = {"model": spec, "symmetry": symmetry, "origin": origin, "results": results, **_ratios(results)}
+        _print(found)
+        yield found
 
 
 def _ratios(results: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ SCRIPTS = {
     "plain": "kd_plain.py",
     "plain-bf16": "kd_plain.py",
     "trl": "kd_trl.py",
+    "trl-bf16": "kd_trl.py",
     "attar-online": "kd_attar.py",
     "attar-hidden": "kd_attar.py",
     "attar-topk": "kd_attar.py",
@@ -75,7 +76,7 @@ def flops_per_token(contender: str, student: ModelFacts, teacher: ModelFacts) ->
 
 def interpreter(contender: str, peers: Path) -> Path:
     """The Python that a contender runs in, or a sentence that says how to make it."""
-    if contender != "trl":
+    if not contender.startswith("trl"):
         return Path(sys.executable)
     found = peers / "trl" / "bin" / "python"
     if not found.exists():
@@ -123,7 +124,11 @@ def main() -> None:
     home = Home(asked.home.resolve())
     opened = open_model(asked.model, "causal-lm", home, complete=True)
     teacher = Model(Path(opened.ref.folder), opened.ref.fingerprint)
+    if not 0 < asked.layers < teacher.facts.layers:
+        raise SystemExit(f"--layers {asked.layers}: the model has {teacher.facts.layers}, a student has fewer")
     threads = str(asked.threads)
+    # The same for all: huge pages make every contender's large tensors cheaper.
+    environment = {"OMP_NUM_THREADS": threads, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     with tempfile.TemporaryDirectory() as scratch:
         student = Model(carve(teacher, asked.layers, Path(scratch) / "student"))
         windows = open_corpus(DataSettings(), home.corpus).windows(
@@ -141,13 +146,17 @@ def main() -> None:
             "learning_rate": 1e-4,
             "top_k": asked.top_k,
             "threads": asked.threads,
-            # The same for all: huge pages make every contender's large tensors cheaper.
-            "environment": {"OMP_NUM_THREADS": threads, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+            "environment": environment,
         }
         found: dict[str, list[dict[str, Any]]] = {contender: [] for contender in asked.contenders}
         rates = []
         for _ in range(asked.rounds):
-            measured = subprocess.run([sys.executable, "-c", RATE, threads], capture_output=True, text=True, check=True)
+            measured = subprocess.run(
+                [sys.executable, "-c", RATE, threads],
+                env={**os.environ, **environment},
+                stdout=subprocess.PIPE,
+                check=True,
+            )
             rates.append(float(measured.stdout))
             for contender in asked.contenders:
                 found[contender].append(run(contender, job, asked.peers))

@@ -38,6 +38,8 @@ def main(job: dict[str, Any]) -> None:
     """Quantize ``job["model"]`` on the windows in ``job["windows"]``; leave result.json and weights.safetensors."""
     out = Path(job["out"])
     torch.set_num_threads(job["threads"])
+    torch.use_deterministic_algorithms(True, warn_only=True)  # as a stage runs
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     ids = load_file(job["windows"])["calibration"]
     shape = {"windows": len(ids), "length": ids.shape[1]} if job["stage"] == "quantize.gptq" else {}
     given = {key: job[key] for key in ("stage", "bits", "group_size", "symmetric")}

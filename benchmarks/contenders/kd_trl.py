@@ -1,6 +1,7 @@
 """TRL's GKD trainer on given text: no sampling (lmbda=0), forward KL (beta=0). ``python kd_trl.py JOB.json``
 
-Set to its best on a CPU: bf16 autocast over fp32 weights, fused AdamW, no gradient checkpointing, no padding.
+Set to its best on a CPU: bf16 autocast over fp32 weights, fused AdamW, no gradient checkpointing, no padding; in
+``trl-bf16`` the weights and the optimizer's state are bf16 as well, as in ``plain-bf16``.
 """
 
 import tempfile
@@ -52,6 +53,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(told["student"])
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     windows = load_file(told["windows"])["windows"]
+    narrow = told["contender"].endswith("-bf16")
     meter = Meter()
     steps = Steps(meter)
     with tempfile.TemporaryDirectory() as scratch:
@@ -77,7 +79,9 @@ def main() -> None:
             disable_tqdm=True,
         )
         trainer = Timed(
-            model=AutoModelForCausalLM.from_pretrained(told["student"], dtype=torch.float32),
+            model=AutoModelForCausalLM.from_pretrained(
+                told["student"], dtype=torch.bfloat16 if narrow else torch.float32
+            ),
             teacher_model=AutoModelForCausalLM.from_pretrained(told["teacher"], dtype=torch.bfloat16),
             args=settings,
             data_collator=collate,

@@ -8,6 +8,7 @@ import json
 import resource
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def main(job: dict[str, Any]) -> None:
     model.save_pretrained(out / "model", save_compressed=True)
     seconds = time.perf_counter() - started - (copied - quantized)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    (out / "result.json").write_text(json.dumps({"seconds": seconds, "peak_memory_bytes": peak}))
+    result = {"seconds": seconds, "peak_memory_bytes": peak, "version": version("llmcompressor")}
+    (out / "result.json").write_text(json.dumps(result))
 
 
 def _exact(module: torch.nn.Module) -> torch.Tensor:
