@@ -29,10 +29,12 @@ from attar.data import DataSettings, open_corpus
 from attar.facts import ModelFacts
 from attar.model import Model, keep_layers
 from attar.student import StudentSettings
+from attar.training import batch_rows
 from pipelines.home import Home
 from pipelines.materials import open_model
 
 HERE = Path(__file__).parent
+SEED = 0
 SCRIPTS = {
     "plain": "kd_plain.py",
     "plain-bf16": "kd_plain.py",
@@ -132,9 +134,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         student = Model(carve(teacher, asked.layers, Path(scratch) / "student"))
         windows = open_corpus(DataSettings(), home.corpus).windows(
-            "train", teacher.tokenizer_file, asked.steps * asked.batch, asked.length, seed=0
+            "train", teacher.tokenizer_file, asked.steps * asked.batch, asked.length, SEED
         )
-        save_file({"windows": torch.from_numpy(windows)}, Path(scratch) / "windows.safetensors")
+        # Attar's loop draws an order of its own; the others are given the windows as it reads them.
+        order = [row for step in range(asked.steps) for row in batch_rows(len(windows), asked.batch, SEED, step)]
+        texts = {"windows": torch.from_numpy(windows), "read": torch.from_numpy(windows[order])}
+        save_file(texts, Path(scratch) / "windows.safetensors")
         job = {
             "teacher": str(teacher.folder),
             "teacher_fingerprint": teacher.fingerprint,
@@ -143,6 +148,7 @@ def main() -> None:
             "scratch": scratch,
             "steps": asked.steps,
             "batch": asked.batch,
+            "seed": SEED,
             "learning_rate": 1e-4,
             "top_k": asked.top_k,
             "threads": asked.threads,

@@ -23,7 +23,7 @@ class Surroundings:
         self.store, self.state = Store(Path(told["scratch"]) / "store"), Path(told["scratch"]) / "state"
         self.teacher: Model | None = None
         self.data: Any = None
-        self.device, self.seed, self.torch_dtype = "cpu", 0, torch.bfloat16
+        self.device, self.seed, self.torch_dtype = "cpu", told["seed"], torch.bfloat16
         self.meter = meter
         self.loss = 0.0
         self.training = False

@@ -19,7 +19,7 @@ def main() -> None:
     teacher = AutoModelForCausalLM.from_pretrained(told["teacher"], dtype=torch.bfloat16).eval()
     student = AutoModelForCausalLM.from_pretrained(told["student"], dtype=torch.bfloat16 if narrow else torch.float32)
     optimizer = torch.optim.AdamW(student.parameters(), lr=told["learning_rate"], betas=(0.9, 0.95), fused=True)
-    windows = load_file(told["windows"])["windows"]
+    windows = load_file(told["windows"])["read"]
 
     def learn(ids: torch.Tensor) -> float:  # a function, so that no logits outlive their step
         with torch.no_grad():

@@ -52,7 +52,7 @@ def main() -> None:
     torch.set_num_threads(told["threads"])
     tokenizer = AutoTokenizer.from_pretrained(told["student"])
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    windows = load_file(told["windows"])["windows"]
+    windows = load_file(told["windows"])["read"]
     narrow = told["contender"].endswith("-bf16")
     meter = Meter()
     steps = Steps(meter)
