@@ -109,7 +109,9 @@ class Responses(Stage):
         if self.prompts is not None:
             path = Path(self.prompts).expanduser()
             self._read(path)
-            found["prompts"] = sha256_file(path)
+            content = sha256_file(path)
+            # The same bytes are other prompts as lines of text than as rows.
+            found["prompts"] = hash_json(["lines", content]) if path.suffix.lower() == ".txt" else content
         return found
 
     def ready(self) -> None:
@@ -184,7 +186,7 @@ class Responses(Stage):
 
         assert context.teacher is not None
         chat = Chat(context.teacher.folder)
-        room = context.teacher.facts.config.get("max_position_embeddings")
+        room = context.teacher.facts.numbers.positions
         longest = (room or self.max_new_tokens * 1000) - self.max_new_tokens
         fitting = [prompt for prompt in prompts if len(chat.prompt(prompt.messages)) <= longest]
         if not fitting:

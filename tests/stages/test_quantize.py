@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +49,29 @@ def test_a_mixture_of_widths_is_planned_made_and_goes_through_a_module_unchanged
     writer.close()
     again = Model(tmp_path / "again")
     assert all(torch.equal(again.tensor(name), source.tensor(name)) for name in source.names)
+
+
+def test_gptq_rounds_every_linear_to_the_bits_of_its_pattern(tmp_path: Path) -> None:
+    widths = (8, 3, 2, 4)
+    bits_of: dict[str, Any] = {f"layers.{i}.*": bits for i, bits in enumerate(widths) if bits != 4}
+    stage = Gptq(group_size=32, windows=8, length=64, bits_of=bits_of)
+    made = Model(run_on(stage, tiny_model(tmp_path / "model"), tmp_path / "home").folder).materialize(torch.float32)
+    for index, bits in enumerate(widths):
+        for name in ("self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"):
+            linear = made.get_submodule(f"model.layers.{index}.{name}")
+            assert isinstance(linear, PackedLinear)
+            assert 2**bits // 2 < int(linear.codes.max()) < 2**bits, (index, name)
+
+
+def test_the_order_of_patterns_is_part_of_the_name() -> None:
+    """The first one that matches decides, so in another order they make another model."""
+    patterns: dict[str, Any] = {"layers.0.*": 8, "*.down_proj": 3}
+    turned = dict(reversed(patterns.items()))
+    one, same, other = (
+        RoundToNearest(bits_of=bits_of).fingerprint({"source": "x"}, "float32", 0)
+        for bits_of in (patterns, dict(patterns), turned)
+    )
+    assert one == same != other
 
 
 def test_rtn_is_rounding_to_nearest(tmp_path: Path) -> None:
