@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from attar.writer import Writer
     from stages.spec import StageSpec
 
-Use = Literal["teacher", "train", "calibration", "responses"]
+Use = Literal["teacher", "train", "names", "calibration", "responses"]  # names: what train's documents are called
 Makes = Literal["model", "dataset"]
 
 

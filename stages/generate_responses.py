@@ -37,7 +37,7 @@ class Responses(Stage):
     stage: Literal["generate.responses"] = "generate.responses"
     version: ClassVar[int] = 1
     makes: ClassVar[Makes] = "dataset"
-    uses: ClassVar[frozenset[Use]] = frozenset({"teacher", "train"})
+    uses: ClassVar[frozenset[Use]] = frozenset({"teacher", "train", "names"})
     # Counted by content, among the inputs.
     unhashed: ClassVar[frozenset[str]] = frozenset({"prompts", "endpoint"})
 
@@ -102,7 +102,7 @@ class Responses(Stage):
         return None if self.endpoint is not None else self.teacher
 
     def needs(self) -> frozenset[Use]:
-        return self.uses if self.prompts is None else self.uses - {"train"}
+        return self.uses if self.prompts is None else self.uses - {"train", "names"}
 
     def named_inputs(self) -> dict[str, str]:
         found = {} if self.endpoint is None else {"endpoint": self.endpoint.identity}
