@@ -1,6 +1,7 @@
 """Laws of the two quantizers on a tiny random Llama; what holds for every family is in test_families."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,29 @@ def test_gptq_rounds_every_linear_to_the_bits_of_its_pattern(tmp_path: Path) -> 
             linear = made.get_submodule(f"model.layers.{index}.{name}")
             assert isinstance(linear, PackedLinear)
             assert 2**bits // 2 < int(linear.codes.max()) < 2**bits, (index, name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"damping": 0.5},
+        {"act_order": False},
+        {"mse": False},
+        {"symmetric": True},
+        {"bits": 3},
+        {"group_size": 16},
+        {"windows": 2},
+        {"length": 32},
+    ],
+    ids=str,
+)
+def test_every_setting_of_gptq_reaches_the_integers(
+    tmp_path: Path, apply_here: Callable[..., Writer], changes: dict[str, Any]
+) -> None:
+    folder = tiny_model(tmp_path / "model", num_hidden_layers=1)
+    made = [apply_here(stage, folder) for stage in (GPTQ, Gptq(**GPTQ.model_dump(exclude_unset=True) | changes))]
+    one, other = (Model(out.folder).tensor("model.layers.0.mlp.down_proj.qweight") for out in made)
+    assert one.shape != other.shape or not torch.equal(one, other)
 
 
 def test_the_order_of_patterns_is_part_of_the_name() -> None:
