@@ -79,7 +79,7 @@ def fit(
         cache = open_cache(asked, windows, Keep(settings.cache, settings.top_k, settings.temperature), context)
         report_missed(student, asked, cache, windows, settings, context, step=0)
         train(student, cache, windows, settings, context, rates)
-        whole = student.float()  # what learned is fp32 by now, and what is frozen would not multiply with it
+        whole = student.float().eval()  # what learned is fp32 by now, and what is frozen would not multiply with it
         report_missed(whole, asked, cache, windows, settings, context, step=settings.steps)
 
 
