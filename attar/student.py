@@ -51,9 +51,13 @@ class StudentSettings(BaseModel):
     ] = None
 
     @model_validator(mode="after")
-    def _shape_applies(self) -> Self:
+    def _shape_and_keep_apply(self) -> Self:
         if self.shape is not None and self.student != "fresh":
             raise ValueError(f"shape belongs to student=fresh, and student is {self.student}; leave shape out")
+        if self.keep != type(self).model_fields["keep"].default and self.student != "carved":
+            raise ValueError(
+                f"keep={self.keep} belongs to student=carved, and student is {self.student}; leave keep out"
+            )
         return self
 
     def student_spec(self) -> str | None:

@@ -151,6 +151,8 @@ def open_cache(teacher: "Model", windows: Windows, keep: Keep, context: Surround
 
 def fingerprint(teacher: "Model", windows: Windows, keep: Keep, dtype: str) -> str:
     """Name of a cache. The windows count by their tokens: whoever selects the same ones shares it."""
+    if not teacher.fingerprint:
+        raise ValueError(f"the model {teacher.folder} has no fingerprint, so its cache would pass for that of another")
     return hash_json(
         {
             "version": VERSION,
@@ -190,9 +192,7 @@ def _make(teacher: "Model", windows: Windows, keep: Keep, name: str, context: Su
         for done, start in enumerate(missing):
             if context.cancelled():
                 raise Cancelled(f"the teacher was stopped after {done} of {len(missing)} shards, which are kept")
-            shard = _ask(model, windows[start : start + per_shard], keep, context)
-            if start:
-                shard.pop("probe", None)
+            shard = _ask(model, windows[start : start + per_shard], keep, context, first=start == 0)
             _save(shard, folder / _shard_name(start // per_shard))
             context.progress(min(start + per_shard, count) * tokens, count * tokens, "tokens of the teacher")
     manifest = {
@@ -213,8 +213,8 @@ def _make(teacher: "Model", windows: Windows, keep: Keep, name: str, context: Su
 
 
 @torch.no_grad()
-def _ask(model: nn.Module, windows: Windows, keep: Keep, context: Surroundings) -> dict[str, Tensor]:
-    """One shard, on the CPU."""
+def _ask(model: nn.Module, windows: Windows, keep: Keep, context: Surroundings, first: bool) -> dict[str, Tensor]:
+    """One shard, on the CPU. The ``first`` one of top tokens tells whether they will do, and holds the probe."""
     size = max(1, FORWARD_TOKENS // windows.shape[1])
 
     def by_window(column_N: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ def _ask(model: nn.Module, windows: Windows, keep: Keep, context: Surroundings) 
             parts.append({"hidden": by_window(hidden_NE)})
             continue
         top = top_of(hidden_NE, head_weight(model), keep.top_k, keep.temperature, softcap(model))
-        if probe is None:
+        if first and probe is None:
             probe = by_window(hidden_NE)[:PROBES].clone()
             _require_mass(float(top.log_p_NK.exp().sum(-1).mean()), keep)
         named = {"index": top.index_NK.int(), "log_p": top.log_p_NK, "tail": top.tail_N}

@@ -65,6 +65,11 @@ def fit(
     """:func:`train` with the teacher and the text of a stage's context; ``source`` lends the tokenizer."""
     asked = asked_teacher(source, settings, context)
     windows = context.data.windows("train", source.tokenizer_file, settings.windows, settings.length, context.seed)
+    if not len(windows):  # plans count the tokens of the origin's tokenizer, and a student may have another
+        raise BadInput(
+            f"the training text is shorter than one window of length={settings.length} tokens of the model "
+            f"{source.folder}; lower length, or name a longer text in data.source"
+        )
     if asked is None:
         train(student, None, windows, settings, context, rates)
     elif settings.cache == "none":
@@ -74,7 +79,8 @@ def fit(
         cache = open_cache(asked, windows, Keep(settings.cache, settings.top_k, settings.temperature), context)
         report_missed(student, asked, cache, windows, settings, context, step=0)
         train(student, cache, windows, settings, context, rates)
-        report_missed(student, asked, cache, windows, settings, context, step=settings.steps)
+        whole = student.float().eval()  # what learned is fp32 by now, and what is frozen would not multiply with it
+        report_missed(whole, asked, cache, windows, settings, context, step=settings.steps)
 
 
 def asked_teacher(source: "Model", settings: TrainingSettings, context: Surroundings) -> "Model | None":

@@ -277,6 +277,8 @@ class _Chain:
             for split in ("train", "calibration"):
                 if split in stage.needs():
                     inputs[f"data.{split}"] = self.corpus.fingerprint(split)
+            if "names" in stage.needs():
+                inputs["data.names"] = self.corpus.names()
             fingerprint = stage.fingerprint(inputs, self.machine.dtype, self.recipe.seed)
             folder = str(self.store.folder(stage.makes, fingerprint))
             if stage.makes == "model":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from attar.writer import Writer
     from stages.spec import StageSpec
 
-Use = Literal["teacher", "train", "calibration", "responses"]
+Use = Literal["teacher", "train", "names", "calibration", "responses"]  # names: what train's documents are called
 Makes = Literal["model", "dataset"]
 
 
@@ -164,15 +164,17 @@ class Stage(BaseModel):
     def fingerprint(self, inputs: dict[str, str], dtype: str, seed: int) -> str:
         """Name of the artifact this stage makes from these inputs (role → fingerprint).
 
-        Teacher and student count by what they are, among the inputs, and not by how the recipe spells them.
+        Teacher and student count by what they are, among the inputs, and not by how the recipe spells them. Of a
+        setting that is a mapping the order counts, since the first pattern that matches decides.
         """
         spelled = {"stage", "teacher"} if self.student_spec() is None else {"stage", "teacher", "student"}
         differing = self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.unhashed) | spelled)
+        in_order = {name for name in differing if isinstance(getattr(self, name), Mapping)}
         return hash_json(
             {
                 "stage": self.stage,
                 "version": self.version,
-                "settings": differing,
+                "settings": {n: list(found.items()) if n in in_order else found for n, found in differing.items()},
                 "dtype": dtype,
                 "seed": seed,
                 "inputs": inputs,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from attar.architecture import require_length
 from attar.errors import BadInput
 from attar.facts import ModelFacts
 from attar.fingerprint import sha256_file
@@ -66,6 +67,7 @@ class Response(StudentSettings, TrainingSettings, Stage):
                 f"distill.response: human={self.human!r} and human_ratio={self.human_ratio:g} go together; name a file "
                 "and a ratio above 0, or neither"
             )
+        require_length(facts.config, self.length, f"distill.response: length={self.length}")
         return self.student_facts(facts)
 
     def starts_as_source(self, facts: ModelFacts) -> bool:

@@ -37,7 +37,7 @@ class Responses(Stage):
     stage: Literal["generate.responses"] = "generate.responses"
     version: ClassVar[int] = 1
     makes: ClassVar[Makes] = "dataset"
-    uses: ClassVar[frozenset[Use]] = frozenset({"teacher", "train"})
+    uses: ClassVar[frozenset[Use]] = frozenset({"teacher", "train", "names"})
     # Counted by content, among the inputs.
     unhashed: ClassVar[frozenset[str]] = frozenset({"prompts", "endpoint"})
 
@@ -102,14 +102,16 @@ class Responses(Stage):
         return None if self.endpoint is not None else self.teacher
 
     def needs(self) -> frozenset[Use]:
-        return self.uses if self.prompts is None else self.uses - {"train"}
+        return self.uses if self.prompts is None else self.uses - {"train", "names"}
 
     def named_inputs(self) -> dict[str, str]:
         found = {} if self.endpoint is None else {"endpoint": self.endpoint.identity}
         if self.prompts is not None:
             path = Path(self.prompts).expanduser()
             self._read(path)
-            found["prompts"] = sha256_file(path)
+            content = sha256_file(path)
+            # The same bytes are other prompts as lines of text than as rows.
+            found["prompts"] = hash_json(["lines", content]) if path.suffix.lower() == ".txt" else content
         return found
 
     def ready(self) -> None:
@@ -184,7 +186,7 @@ class Responses(Stage):
 
         assert context.teacher is not None
         chat = Chat(context.teacher.folder)
-        room = context.teacher.facts.config.get("max_position_embeddings")
+        room = context.teacher.facts.numbers.positions
         longest = (room or self.max_new_tokens * 1000) - self.max_new_tokens
         fitting = [prompt for prompt in prompts if len(chat.prompt(prompt.messages)) <= longest]
         if not fitting:

@@ -61,12 +61,23 @@ class Corpus:
         """Hash of what the split says: of its texts, not of their names, places or order."""
         return hash_json({"packing": VERSION, "texts": sorted(_identity(d.text) for d in self.documents(split))})
 
+    def names(self) -> str:
+        """Hash of what the documents of ``train`` are called beside what they say: prompts about them name them."""
+        called = sorted([d.name, d.module, _identity(d.text)] for d in self.documents("train"))
+        return hash_json({"packing": VERSION, "names": called})
+
     def require_unchanged(self, inputs: Mapping[str, str]) -> None:
-        """Raise :class:`BadInput` if a split is no longer what a plan called it (``inputs["data.<split>"]``)."""
+        """Raise :class:`BadInput` if a split is no longer what a plan called it (``inputs["data.<split>"]``).
+
+        The same for the names of the documents (``inputs["data.names"]``).
+        """
         for split in SPLITS:
             planned = inputs.get(f"data.{split}")
             if planned is not None and planned != self.fingerprint(split):
                 raise BadInput(f"the {split} text has changed since this run was planned; run it again to plan anew")
+        names = inputs.get("data.names")
+        if names is not None and names != self.names():
+            raise BadInput("the names of the documents have changed since this run was planned; run it to plan anew")
 
     def windows(self, split: Split, tokenizer_file: Path, count: int, length: int, seed: int) -> "Windows":
         """int64 ``[<= count, length]``: documents shuffled by ``seed``, packed end to end, separated by end-of-text.

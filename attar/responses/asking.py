@@ -113,8 +113,8 @@ class _Asking:
 
     def _words(self, response: httpx.Response) -> str:
         """What the server says, short, on one line, and without the key that it may repeat."""
-        text = " ".join(response.text.split())[:300] or "it says nothing"
-        return text.replace(self.key, "***") if self.key else text
+        text = " ".join(response.text.split()) or "it says nothing"
+        return (text.replace(self.key, "***") if self.key else text)[:300]  # in this order: no half of a key is left
 
 
 def _answer(prompt: Prompt, completion: Any) -> Answer:

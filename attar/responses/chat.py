@@ -14,6 +14,7 @@ class Chat:
     def __init__(self, folder: Path) -> None:
         from transformers import AutoTokenizer, GenerationConfig
 
+        self.folder = folder
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
@@ -37,8 +38,7 @@ class Chat:
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, up to where the answer begins."""
         if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-            return self._ids(text)
+            return self._ids(self._templated(messages))
         return self._ids("\n\n".join(message["content"] for message in messages) + "\n\n")
 
     def answer(self, text: str) -> list[int]:
@@ -48,6 +48,16 @@ class Chat:
     def text(self, ids: Sequence[int]) -> str:
         """Text of an answer's token ids, without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def _templated(self, messages: Sequence[Message]) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            text = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:  # of a Gemma that knows no system's turn, say
+            turns = ", ".join(message["role"] for message in messages)
+            raise BadInput(f"the chat template of {self.folder} refuses turns of {turns} ({error})") from None
+        return str(text)
 
     def _ids(self, text: str) -> list[int]:
         # The template writes special tokens itself.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from attar.architecture import require_length
 from attar.attention import quick_attention
 from attar.divergence import HeadLoss
 from attar.model import Model
@@ -42,6 +43,7 @@ def fit_pairs(
     asked = asked_teacher(source, settings, context)
     teacher: nn.Module | None = None
     if asked is not None:
+        require_length(asked.facts.config, settings.length, f"length={settings.length} for the teacher {asked.folder}")
         teacher = asked.materialize(context.torch_dtype, context.device).requires_grad_(False)
 
     def lesson(step: int) -> HeadLoss:

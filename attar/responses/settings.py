@@ -60,6 +60,11 @@ class Endpoint(BaseModel):
         key = os.environ.get(self.key_variable, "").strip()
         if not key:
             raise BadInput(f"the environment variable {self.key_variable}, which should hold the key, is not set")
+        if not key.isascii() or not key.isprintable() or " " in key:  # a header cannot hold it, and its error shows it
+            raise BadInput(
+                f"the environment variable {self.key_variable} holds white space or letters beyond ASCII, which no key "
+                "has; set it again"
+            )
         return key
 
     def require_reachable(self) -> None:

@@ -59,5 +59,7 @@ def _number(text: str) -> Decimal | None:
 
 
 def _normalised(text: str) -> str:
-    plain = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return " ".join(_ARTICLES.sub(" ", plain).split())
+    low = " ".join(text.lower().split())
+    plain = " ".join(low.translate(str.maketrans("", "", string.punctuation)).split())
+    # Of an answer that is nothing but dress, such as "A" or "<", nothing may be left aside: all such would be equal.
+    return " ".join(_ARTICLES.sub(" ", plain).split()) or plain or low

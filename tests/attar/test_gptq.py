@@ -10,7 +10,7 @@ from attar.grid import Grid, find_grid, round_to, values
 ROWS, COLUMNS, GROUP = 40, 192, 32
 
 
-def problem(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Grid]:
+def problem(seed: int = 0, bits: int = 4) -> tuple[torch.Tensor, torch.Tensor, Grid]:
     """Weights, the Hessian of correlated inputs with outliers, and a grid."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(COLUMNS, COLUMNS, generator=generator) * torch.rand(COLUMNS, generator=generator).pow(4)
@@ -19,7 +19,7 @@ def problem(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Grid]:
     for batch in inputs.split(300):  # type: ignore[no-untyped-call]
         hessian.add(batch)
     weight = torch.randn(ROWS, COLUMNS, generator=generator) * 0.05
-    return weight, damped(hessian.matrix(), 0.05), find_grid(weight, 4, GROUP, False, True)
+    return weight, damped(hessian.matrix(), 0.05), find_grid(weight, bits, GROUP, False, True)
 
 
 def reference(weight: torch.Tensor, hessian: torch.Tensor, grid: Grid, order: torch.Tensor) -> torch.Tensor:
@@ -30,7 +30,7 @@ def reference(weight: torch.Tensor, hessian: torch.Tensor, grid: Grid, order: to
     inverse = torch.linalg.inv(hessian.double()[left][:, left])
     while left:
         now = left[0]
-        code = torch.round(rest[:, now] / scales[now] + zeros[now]).clamp(0, 15)
+        code = torch.round(rest[:, now] / scales[now] + zeros[now]).clamp(0, grid.top)
         error = (rest[:, now] - (code - zeros[now]) * scales[now]) / inverse[0, 0]
         codes[:, now] = code.to(torch.uint8)
         rest[:, left] -= error[:, None] * inverse[0][None]
@@ -62,9 +62,9 @@ def test_a_wide_hessian_is_summed_in_tiles_alike(monkeypatch: pytest.MonkeyPatch
     test_the_hessian_is_twice_the_mean_outer_product()
 
 
-@pytest.mark.parametrize("act_order", [True, False])
-def test_blocks_and_the_cholesky_factor_give_what_the_plain_algorithm_gives(act_order: bool) -> None:
-    weight, hessian, grid = problem()
+@pytest.mark.parametrize(("act_order", "bits"), [(True, 4), (False, 4), (True, 2), (True, 3), (True, 8)])
+def test_blocks_and_the_cholesky_factor_give_what_the_plain_algorithm_gives(act_order: bool, bits: int) -> None:
+    weight, hessian, grid = problem(bits=bits)
     order = torch.argsort(hessian.diagonal(), descending=True) if act_order else torch.arange(COLUMNS)
     expected = reference(weight, hessian, grid, order)
     found = solve(weight, hessian, grid, act_order).codes

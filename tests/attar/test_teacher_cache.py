@@ -134,20 +134,42 @@ def test_trainings_that_differ_in_temperature_share_one_cache_of_hidden_states(
     assert not any((tmp_path / "store" / "state").iterdir())
 
 
-def test_what_top_tokens_miss_is_reported(teacher: Model, student: Model, tmp_path: Path) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_what_top_tokens_miss_is_reported(teacher: Model, student: Model, tmp_path: Path, temperature: float) -> None:
     context = Surroundings(tmp_path)
     context.teacher = teacher
-    settings = TrainingSettings(train_tokens=256, batch=4, length=32, learning_rate=1e-2, cache="topk", top_k=256)
+    steps: dict[str, Any] = {"train_tokens": 256, "batch": 4, "length": 32, "learning_rate": 1e-2}
+    settings = TrainingSettings(**steps, temperature=temperature, cache="topk", top_k=256)
     fit(student.materialize(torch.bfloat16).requires_grad_(True), student, settings, context)
     assert 0 < context.metrics["topk_tail_mass"][0] < 0.5
     assert len(context.metrics["topk_bias"]) == 2 and min(context.metrics["topk_bias"]) > 0
     assert any("of the teacher's probability" in text for text in context.messages)
+    (made,) = (tmp_path / "store" / "teacher-cache").iterdir()
+    kept = context.store.open("teacher-cache", made.name).manifest["settings"]
+    assert kept == {"what": "topk", "top_k": 256, "temperature": temperature}
 
 
 def test_top_tokens_that_hold_too_little_are_refused(teacher: Model, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"the 32 likeliest tokens hold .*% .* temperature 4.*use cache=hidden"):
         open_cache(teacher, WINDOWS, Keep("topk", 32, 4.0), Surroundings(tmp_path))
     assert not any((tmp_path / "store" / "state").glob("*"))
+
+
+def test_top_tokens_are_judged_before_anything_is_kept_and_never_again(
+    teacher: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Cancelled, match="after 1 of 3 shards"):
+        open_cache(teacher, WINDOWS, Keep("topk", 300), Surroundings(tmp_path, stop_after=1))
+    monkeypatch.setattr(teacher_cache, "LEAST_MASS", 1.0)  # as if the text went on with what is harder to foresee
+    cache = open_cache(teacher, WINDOWS, Keep("topk", 300), Surroundings(tmp_path))
+    assert cache.mass < 1 and cache.probe()[0] == teacher_cache.PROBES
+
+
+def test_a_text_without_one_window_is_a_sentence(teacher: Model, student: Model, tmp_path: Path) -> None:
+    context = Surroundings(tmp_path)
+    context.teacher, context.data = teacher, SimpleNamespace(windows=lambda *_: WINDOWS[:0])
+    with pytest.raises(BadInput, match="shorter than one window of length=32"):
+        fit(student.materialize(torch.float32), student, TrainingSettings(length=32), context)
 
 
 @pytest.mark.parametrize("capped", ["teacher", "student", "both"])
@@ -218,3 +240,5 @@ def test_whatever_changes_what_the_teacher_says_changes_the_name(teacher: Model)
     ]
     assert len(set(different)) == len(different)
     assert name(windows=WINDOWS.copy(), keep=Keep("hidden", 64, 4.0)) == name()
+    with pytest.raises(ValueError, match="has no fingerprint"):
+        name(model=Model(teacher.folder))

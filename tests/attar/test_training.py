@@ -182,6 +182,46 @@ def test_rates_of_their_own(tmp_path: Path) -> None:
     assert 0 < moved < 2e-6
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"learning_rate": 5e-3}),
+        ({}, {"warmup": 0.5}),
+        ({}, {"schedule": "linear"}),
+        ({}, {"schedule": "constant"}),
+        ({}, {"alpha": 0.5}),
+        ({}, {"temperature": 2.0}),
+        ({}, {"divergence": "reverse"}),
+        ({"divergence": "jsd"}, {"divergence": "jsd", "beta": 0.2}),
+        ({"divergence": "skew"}, {"divergence": "skew", "skew": 0.5}),
+        ({}, {"weight_decay": 0.1}),
+        ({"clip": 1e-2}, {"clip": 0.0}),
+    ],
+    ids=lambda changes: "-".join(f"{k}={v}" for k, v in changes.items()),
+)
+def test_every_setting_reaches_the_numbers(tmp_path: Path, one: dict[str, Any], other: dict[str, Any]) -> None:
+    made = []
+    for place, changes in enumerate((one, other)):
+        made.append(model(2))
+        settings = TrainingSettings(**SETTINGS.model_dump(exclude_unset=True) | changes)
+        train(made[-1], model(1), WINDOWS, settings, Surroundings(tmp_path / str(place)))
+    assert not same(*made)
+
+
+def test_decay_pulls_at_matrices_and_at_nothing_else(tmp_path: Path) -> None:
+    step = SETTINGS.model_copy(update={"train_tokens": 48})
+    start, made = weights(model(2)), []
+    for decay in (0.0, 0.1):
+        made.append(model(2))
+        settings = step.model_copy(update={"weight_decay": decay})
+        train(made[-1], model(1), WINDOWS, settings, Surroundings(tmp_path / str(decay)))
+    plain, decayed = map(weights, made)
+    pull = step.learning_rate * step.rate_factor(0) * 0.1
+    for name, weight in decayed.items():
+        expected = plain[name] - (pull * start[name] if weight.ndim == 2 else 0.0)
+        torch.testing.assert_close(weight, expected, rtol=0, atol=1e-6)
+
+
 def test_a_loss_that_is_not_a_number_is_an_error(tmp_path: Path) -> None:
     student = model(2)
     student.get_parameter("model.norm.weight").data[0] = float("nan")

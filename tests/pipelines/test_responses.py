@@ -112,6 +112,26 @@ def test_a_dataset_does_not_depend_on_the_model_that_passes(document: dict[str, 
     assert not after.steps[2].cached and after.steps[2].measured
 
 
+def test_prompts_made_from_the_text_depend_on_what_its_documents_are_called(
+    document: dict[str, Any], home: Path, tmp_path: Path, text: Path
+) -> None:
+    """The prompts that are drawn, and what they ask about, follow the names; nothing that only reads the text does."""
+    renamed = tmp_path / "renamed.txt"
+    renamed.write_bytes(text.read_bytes())
+    moved = tmp_path / "elsewhere" / text.name
+    moved.parent.mkdir()
+    moved.write_bytes(text.read_bytes())
+    stages = [document["stages"][0], {"stage": "generate.responses", "count": 5}]
+    one, other, same = (plan_of(document | {"data": {"source": str(f)}}, home, stages) for f in (text, renamed, moved))
+    assert one.steps[2].made == same.steps[2].made != other.steps[2].made
+    assert one.steps[1].made == other.steps[1].made
+    given = tmp_path / "prompts.txt"
+    given.write_text("Why?")
+    stages[1] = stages[1] | {"prompts": str(given)}
+    one, other = (plan_of(document | {"data": {"source": str(f)}}, home, stages) for f in (text, renamed))
+    assert one.steps[2].made == other.steps[2].made
+
+
 def test_the_answers_go_into_the_name_of_what_learns_from_them(document: dict[str, Any], home: Path) -> None:
     def names(count: int) -> list[str]:
         plan = plan_of(document, home, [{"stage": "generate.responses", "count": count}, STUDENT])

@@ -13,6 +13,7 @@ from attar.checkpoint import stored_tensors
 from attar.data import Corpus, DataSettings, open_corpus
 from attar.events import Events
 from attar.model import Model
+from attar.sources import folder_fingerprint
 from attar.store import Store
 from attar.testing import write_text
 from attar.writer import Writer
@@ -44,10 +45,10 @@ def apply_here(workshop: Path, corpus: Corpus) -> Apply:
     """
 
     def apply(stage: Stage, model: Path, teacher: Path | None = None) -> Writer:
-        source, folder = Model(model), Path(mkdtemp(dir=workshop))
+        source, taught, folder = Model(model), teacher or model, Path(mkdtemp(dir=workshop))
         context = Context(
             origin=source,
-            teacher=Model(teacher or model) if stage.teacher_spec() else None,
+            teacher=Model(taught, folder_fingerprint(taught, workshop)) if stage.teacher_spec() else None,
             data=corpus,
             device="cpu",
             dtype="float32",

@@ -98,9 +98,12 @@ def test_an_impossible_shape_is_a_sentence(shape: dict[str, int], reason: str, t
         Logit(student="fresh", shape=Shape(**shape)).plan(read_facts(tiny_model(tmp_path / "model")))
 
 
-def test_a_shape_is_for_fresh_students() -> None:
+def test_a_shape_is_for_fresh_students_and_a_choice_of_layers_for_carved_ones() -> None:
     with pytest.raises(BadInput, match=r"distill\.logit: shape belongs to student=fresh, and student is previous"):
         parse({"stage": "distill.logit", "student": "previous", "shape": {"layers": 2}})
+    for student in ("previous", "fresh", "org/another"):
+        with pytest.raises(BadInput, match=rf"keep=3 belongs to student=carved, and student is {student}"):
+            parse({"stage": "distill.logit", "student": student, "keep": 3})
 
 
 def test_a_cached_teacher_teaches_as_the_online_one_and_takes_what_was_planned(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from attar.checkpoint import read_facts
 from attar.errors import BadInput, Cancelled
@@ -40,6 +41,31 @@ def test_keeps_the_contract(pairs: str, tmp_path: Path) -> None:
     human = write_pairs(tmp_path / "human.jsonl", [("Why?", "Because.")])
     made = check_stage(Response(keep=3, responses=pairs, human=str(human), human_ratio=0.5, alpha=0.5, **SHORT))
     assert read_facts(made.folder).layers == 3
+
+
+def test_the_first_loss_is_that_of_the_answers_half_of_them_peoples(tmp_path: Path) -> None:
+    """Cut to one length, both pairs stand in every batch as often; their prompts are context."""
+    folder, length = tiny_model(tmp_path / "model"), 24
+    files, learned = [], []
+    model: Any = Model(folder).materialize(torch.float32)
+    for name, question, answer in (("made", "What is it?", "A small brown fox. "), ("human", "Who?", "The queen. ")):
+        files.append(str(write_pairs(tmp_path / f"{name}.jsonl", [(question, answer * 20)])))
+        chat = Chat(folder)
+        asked = chat.prompt([{"role": "user", "content": question}])
+        ids = torch.tensor((asked + chat.answer((answer * 20).strip()))[:length])
+        assert 1 < len(asked) < length - 4
+        with torch.no_grad():
+            logits = model(input_ids=ids[None]).logits[0, len(asked) - 1 : -1]
+        learned.append(functional.cross_entropy(logits, ids[len(asked) :], reduction="none"))
+    stage = Response(
+        student="previous", responses=files[0], human=files[1], human_ratio=0.5, train_tokens=2 * 4 * length,
+        batch=4, length=length, learning_rate=1e-3,
+    )  # fmt: skip
+    run_on(stage, folder, tmp_path / "home")
+    told = [e for e in read(tmp_path / "home" / "events.jsonl")[0] if e["kind"] == "metric"]
+    first = next(e["value"] for e in told if e["name"] == "cross_entropy")
+    assert first == pytest.approx(float(torch.cat(learned).mean()), rel=1e-4)
+    assert abs(float(learned[0].mean() - learned[1].mean())) > 1e-2  # either kind alone would be another number
 
 
 def test_the_student_comes_to_give_the_answers(tmp_path: Path) -> None:
@@ -105,6 +131,13 @@ def test_no_teacher_and_no_text_are_asked_for_answers_alone() -> None:
 def test_people_and_their_share_go_together(given: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="go together"):
         Response(**given).plan(read_facts(tiny_model(tmp_path / "model")))
+
+
+def test_pairs_longer_than_learned_positions_are_refused(tmp_path: Path) -> None:
+    facts = read_facts(tiny_model(tmp_path / "model", "opt"))
+    assert Response(keep=3, length=512).plan(facts).layers == 3
+    with pytest.raises(BadInput, match=r"distill\.response: length=513 is longer than the 512 positions"):
+        Response(keep=3, length=513).plan(facts)
 
 
 def test_what_it_cannot_learn_from_is_a_sentence(pairs: str, tmp_path: Path) -> None:

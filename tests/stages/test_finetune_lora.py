@@ -106,6 +106,17 @@ def test_a_dense_model_takes_the_adapter_up(dense: Path, tmp_path: Path) -> None
     assert named["lora/merge_difference"] < 1e-5 and 0 < named["lora/rounded_away"] < 0.5
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_a_cache_of_top_tokens_misses_is_told_of_bf16_models_too(
+    dense: Path, quantized: Path, tmp_path: Path, packed: bool
+) -> None:
+    """After the training, when the adapter is fp32 and what is frozen is not."""
+    stage, home = Lora(**SHORT, cache="topk", top_k=256), tmp_path / "home"
+    run_on(stage, quantized if packed else dense, home, dtype="bfloat16")
+    told = [json.loads(line) for line in (home / "events.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in told if event.get("name") == "topk_bias"] == [0, stage.steps]
+
+
 def facts(dense: Path, packed: bool = False) -> ModelFacts:
     found = read_facts(dense)
     return RoundToNearest(group_size=16).plan(found) if packed else found

@@ -49,6 +49,18 @@ def test_keeps_the_contract(talker: Path) -> None:
     assert 0 < counts["answer_tokens"] <= 12 * 12 and counts["prompt_tokens"] > 12 and counts["price"] is None
 
 
+def test_prompts_longer_than_learned_positions_are_left_out(tmp_path: Path) -> None:
+    """Whatever the family's config calls them."""
+    folder = tiny_model(tmp_path / "model", "gpt2", max_position_embeddings=64)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(range(0, 512, 3))}))
+    file = Path(prompts(tmp_path, 8))
+    with open(file, "a") as more:
+        more.write(json.dumps({"prompt": "Why? " * 60}) + "\n")
+    made = run_on(Responses(prompts=str(file), **FACTS), folder, tmp_path / "home")
+    assert made.manifest["counts"]["prompts"] == 8
+    assert "1 prompts are left out" in (tmp_path / "home" / "events.jsonl").read_text()
+
+
 class Killed(BaseException):
     pass
 
@@ -145,6 +157,9 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
     assert fingerprint(prompts=one) == fingerprint(prompts=same, teacher="previous")
     assert fingerprint(prompts=one) != fingerprint(prompts=prompts(tmp_path / "other", 11))
     assert fingerprint(prompts=one) != fingerprint(prompts=one, temperature=0.5)
+    lines = tmp_path / "prompts.txt"  # the same bytes, read as one prompt a line
+    lines.write_bytes(Path(one).read_bytes())
+    assert fingerprint(prompts=one) != fingerprint(prompts=str(lines))
     server = {"url": "http://host/v1", "model": "m"}
     asked = fingerprint(prompts=one, endpoint=server)
     assert asked == fingerprint(prompts=one, endpoint=server | {"url": "http://host/v1/", "parallel": 2}, batch=3)

@@ -1,7 +1,9 @@
 """Laws of the two quantizers on a tiny random Llama; what holds for every family is in test_families."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +50,52 @@ def test_a_mixture_of_widths_is_planned_made_and_goes_through_a_module_unchanged
     writer.close()
     again = Model(tmp_path / "again")
     assert all(torch.equal(again.tensor(name), source.tensor(name)) for name in source.names)
+
+
+def test_gptq_rounds_every_linear_to_the_bits_of_its_pattern(tmp_path: Path) -> None:
+    widths = (8, 3, 2, 4)
+    bits_of: dict[str, Any] = {f"layers.{i}.*": bits for i, bits in enumerate(widths) if bits != 4}
+    stage = Gptq(group_size=32, windows=8, length=64, bits_of=bits_of)
+    made = Model(run_on(stage, tiny_model(tmp_path / "model"), tmp_path / "home").folder).materialize(torch.float32)
+    for index, bits in enumerate(widths):
+        for name in ("self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"):
+            linear = made.get_submodule(f"model.layers.{index}.{name}")
+            assert isinstance(linear, PackedLinear)
+            assert 2**bits // 2 < int(linear.codes.max()) < 2**bits, (index, name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"damping": 0.5},
+        {"act_order": False},
+        {"mse": False},
+        {"symmetric": True},
+        {"bits": 3},
+        {"group_size": 16},
+        {"windows": 2},
+        {"length": 32},
+    ],
+    ids=str,
+)
+def test_every_setting_of_gptq_reaches_the_integers(
+    tmp_path: Path, apply_here: Callable[..., Writer], changes: dict[str, Any]
+) -> None:
+    folder = tiny_model(tmp_path / "model", num_hidden_layers=1)
+    made = [apply_here(stage, folder) for stage in (GPTQ, Gptq(**GPTQ.model_dump(exclude_unset=True) | changes))]
+    one, other = (Model(out.folder).tensor("model.layers.0.mlp.down_proj.qweight") for out in made)
+    assert one.shape != other.shape or not torch.equal(one, other)
+
+
+def test_the_order_of_patterns_is_part_of_the_name() -> None:
+    """The first one that matches decides, so in another order they make another model."""
+    patterns: dict[str, Any] = {"layers.0.*": 8, "*.down_proj": 3}
+    turned = dict(reversed(patterns.items()))
+    one, same, other = (
+        RoundToNearest(bits_of=bits_of).fingerprint({"source": "x"}, "float32", 0)
+        for bits_of in (patterns, dict(patterns), turned)
+    )
+    assert one == same != other
 
 
 def test_rtn_is_rounding_to_nearest(tmp_path: Path) -> None:

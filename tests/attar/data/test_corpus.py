@@ -147,7 +147,14 @@ def test_text_that_changed_after_the_plan_is_noticed(tmp_path: Path) -> None:
     planned = open_corpus(DataSettings(source=str(file)), tmp_path / "cache")
     inputs = {"source": "abc", "data.train": planned.fingerprint("train")}
     planned.require_unchanged(inputs)
-    file.write_text(file.read_text() + "\n\nOne more paragraph. " + "It says something else than all the others. " * 6)
+    renamed = file.rename(tmp_path / "renamed.txt")
+    called_otherwise = open_corpus(DataSettings(source=str(renamed)), tmp_path / "cache")
+    called_otherwise.require_unchanged(inputs)
+    with pytest.raises(BadInput, match="names of the documents have changed"):
+        called_otherwise.require_unchanged(inputs | {"data.names": planned.names()})
+    file.write_text(
+        renamed.read_text() + "\n\nOne more paragraph. " + "It says something else than all the others. " * 6
+    )
     changed = open_corpus(DataSettings(source=str(file)), tmp_path / "cache")
     assert changed.fingerprint("train") != planned.fingerprint("train")
     with pytest.raises(BadInput, match="train text has changed"):

@@ -1,6 +1,7 @@
 """Answers on disk, near duplicates, and which answers become pairs."""
 
 import json
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,19 @@ def test_candidates_are_not_missed() -> None:
             found.append(text)
     assert found == joined[::3]
     assert all(jaccard(shingles(joined[i]), shingles(joined[i + 1])) >= 0.8 for i in range(0, 300, 3))
+
+
+@pytest.mark.parametrize("similar", [0.3, 0.5, 0.7])
+def test_what_is_just_alike_enough_is_found_at_any_similarity(similar: float) -> None:
+    import random
+
+    draw, seen = random.Random(1), Seen(similar)
+    shared = ceil(2 * 58 * similar / (1 + similar)) + 2  # words at the beginning of both texts, of 60 in each
+    for _ in range(100):
+        one, other = ([f"w{draw.randrange(10**9)}" for _ in range(60)] for _ in range(2))
+        texts = " ".join(one), " ".join(one[:shared] + other[shared:])
+        assert similar <= jaccard(*map(shingles, texts)) < similar + 0.02
+        assert [seen.like_another(text) for text in texts] == [False, True]
 
 
 def test_what_is_dropped_is_counted_by_reason() -> None:

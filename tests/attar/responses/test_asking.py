@@ -3,11 +3,12 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from attar.errors import BadInput, StageFailed
 from attar.responses.answers import Answer
-from attar.responses.asking import _retry_after, ask_all
+from attar.responses.asking import _Asking, _retry_after, ask_all
 from attar.responses.decoding import Decoding
 from attar.responses.prompts import Prompt
 from attar.responses.settings import Endpoint, Price
@@ -83,6 +84,21 @@ def test_a_refusal_is_not_repeated_and_does_not_show_the_key(teacher_server: "Te
         ask(teacher_server, prompts=PROMPTS[:1])
     assert len(teacher_server.bodies) == 1
     assert SECRET not in str(error.value) and "***" in str(error.value)
+
+
+def test_no_half_of_a_key_is_left_where_a_refusal_is_cut(teacher_server: "Teacher") -> None:
+    asking = _Asking(endpoint(teacher_server), Decoding(1), lambda answers: None)
+    assert asking._words(httpx.Response(401, text="x" * 290 + SECRET)) == "x" * 290 + "***"
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk one", "sk-\u2019one", "sk-\x07one"], ids=ascii)
+def test_a_key_that_no_header_can_hold_is_told_and_not_shown(
+    teacher_server: "Teacher", key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEACHER_KEY", key)
+    with pytest.raises(BadInput, match="TEACHER_KEY holds white space or letters beyond ASCII") as error:
+        ask(teacher_server, prompts=PROMPTS[:1])
+    assert "one" not in str(error.value) and not teacher_server.bodies
 
 
 def test_a_server_that_asks_for_an_hour_is_not_waited_for(teacher_server: "Teacher") -> None:

@@ -43,6 +43,10 @@ def test_the_last_line_of_the_form_counts(text: str, found: str | None) -> None:
         ("50%", "50 %", True),
         ("The Eiffel Tower.", "eiffel tower", True),
         ("Paris", "London", False),
+        ("A.", "A", True),
+        ("the", "A", False),
+        ("<", "<", True),
+        ("<", ">", False),
     ],
 )
 def test_numbers_count_by_value_and_texts_without_their_dress(found: str, right: str, same: bool) -> None:
