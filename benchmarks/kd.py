@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 from attar import machine
-from attar.architecture import with_layers
+from attar.architecture import tied, with_layers
 from attar.data import DataSettings, open_corpus
 from attar.facts import ModelFacts
 from attar.model import Model, keep_layers
@@ -68,12 +68,17 @@ def carve(teacher: Model, layers: int, folder: Path) -> Path:
 
 def flops_per_token(contender: str, student: ModelFacts, teacher: ModelFacts) -> int:
     """Of the matrix products with weights; attention's own are left out."""
-    learning = 6 * student.parameters
+    learning = 6 * multiplied(student)
     if contender == "attar-topk":
         return learning
     if contender == "attar-hidden":
         return learning + 2 * teacher.vocabulary * teacher.hidden
-    return learning + 2 * teacher.parameters
+    return learning + 2 * multiplied(teacher)
+
+
+def multiplied(facts: ModelFacts) -> int:
+    """Parameters that take part in products: all, but an embedding that is not the head as well is only looked up."""
+    return facts.parameters - (0 if tied(facts.config) else facts.vocabulary * facts.hidden)
 
 
 def interpreter(contender: str, peers: Path) -> Path:
@@ -166,9 +171,9 @@ def main() -> None:
             rates.append(float(measured.stdout))
             for contender in asked.contenders:
                 found[contender].append(run(contender, job, asked.peers))
+                if asked.json:  # at once: whatever fails later
+                    asked.json.write_text(json.dumps({"rates": rates, "contenders": found}, indent=1))
         show(found, asked, median(rates), student.facts, teacher.facts)
-    if asked.json:
-        asked.json.write_text(json.dumps({"rates": rates, "contenders": found}, indent=1))
 
 
 def show(

@@ -34,10 +34,12 @@ def read(path: Path, column: str) -> list[Document]:
         raise BadInput(f"the data file {path} cannot be read ({error.strerror or error})") from None
 
 
-def records(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+def records(
+    path: Path, required: Sequence[str], optional: Sequence[str] = (), setting: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Rows of a .jsonl or .parquet file with their ``required`` columns, and the ``optional`` ones where they are.
 
-    Raises :class:`BadInput` as :func:`read` does.
+    ``setting`` is the one that names the required column, if one does. Raises :class:`BadInput` as :func:`read` does.
     """
     try:
         if not path.is_file():
@@ -47,10 +49,10 @@ def records(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -
                 for number, value in _objects(path):
                     for column in required:
                         if column not in value:
-                            raise BadInput(f"line {number} of the data file {path} {without(column, value, None)}")
+                            raise BadInput(f"line {number} of the data file {path} {without(column, value, setting)}")
                     yield {key: value[key] for key in (*required, *optional) if key in value}
             case ".parquet":
-                yield from _parquet_rows(path, required, optional, None)
+                yield from _parquet_rows(path, required, optional, setting)
             case _:
                 raise BadInput(f"the data file {path} is of a kind that is not read here; possible: .jsonl, .parquet")
     except UnicodeDecodeError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from attar.data import Document
 from attar.data.documents import sections
-from attar.data.files import records
+from attar.data.files import SUFFIXES, records
 from attar.errors import BadInput
 
 Message = dict[str, str]  # {"role": "user", "content": "…"}
@@ -49,6 +49,8 @@ def read_prompts(path: Path, column: str, answers: str) -> list[Prompt]:
     with role and content, and may have the right answer (text or number) in the column ``answers``. Raises
     :class:`BadInput` for what is missing, empty or malformed.
     """
+    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+        raise BadInput(f"the prompts file {path} is of a kind that is not read; possible: {', '.join(SUFFIXES)}")
     found = list(_unique(_text_prompts(path) if path.suffix.lower() == ".txt" else _rows(path, column, answers)))
     if not found:
         raise BadInput(f"the prompts file {path} holds no prompt")
@@ -104,7 +106,7 @@ def _text_prompts(path: Path) -> Iterator[Prompt]:
 
 
 def _rows(path: Path, column: str, answers: str) -> Iterator[Prompt]:
-    for number, row in enumerate(records(path, [column], [answers]), start=1):
+    for number, row in enumerate(records(path, [column], [answers], "column"), start=1):
         messages = conversation(row[column], f"row {number} of {path}", column)
         right = row.get(answers)
         if right is not None and not isinstance(right, str | int | float):

@@ -38,12 +38,12 @@ def test_every_kind_of_file_is_read(tmp_path: Path) -> None:
         ("absent.txt", None, "cannot be read"),
         ("a.txt", "\n \n", "holds no prompt"),
         ("a.txt", b"\xff\xfe", "not UTF-8"),
-        ("a.jsonl", '{"question": "x"}', "no column 'prompt'; it has question"),
+        ("a.jsonl", '{"question": "x"}', "no column 'prompt'; it has question; name one in column"),
         ("a.jsonl", '{"prompt": 3}', "row 1 of .* holds no prompt in 'prompt'"),
         ("a.jsonl", '{"prompt": [{"role": "boss", "content": "x"}]}', "system, user, assistant"),
         ("a.jsonl", '{"prompt": [{"role": "assistant", "content": "x"}]}', "nothing to answer"),
         ("a.jsonl", '{"prompt": "x", "answer": [1]}', "holds list in 'answer'"),
-        ("a.docx", "x", "possible: .jsonl, .parquet"),
+        ("a.docx", "x", "possible: .txt, .jsonl, .parquet"),
     ],
 )
 def test_a_malformed_file_is_a_sentence(name: str, content: str | bytes | None, words: str, tmp_path: Path) -> None:
