@@ -22,7 +22,7 @@ def warnings(steps: Sequence["Step"], machine: Machine) -> list[str]:
             found += [f"{step.label} {text}" for text in step.stage.warnings(before.facts)]
         found += _dataset(step, steps[step.index + 1 :])
         found += _pruning(before, step, steps[step.index + 1 :])
-        found += _student(before, step, steps[0])
+        found += _student(step, steps)
         found += _adapter(before, step)
     return found + _memory(steps, machine)
 
@@ -51,10 +51,12 @@ def _pruning(before: "Step", step: "Step", later: Sequence["Step"]) -> list[str]
     return found
 
 
-def _student(before: "Step", step: "Step", origin: "Step") -> list[str]:
-    if not step.name.startswith("distill.") or step.facts.parameters >= SMALLEST_STUDENT * origin.facts.parameters:
+def _student(step: "Step", steps: Sequence["Step"]) -> list[str]:
+    made = {other.model.fingerprint: other.facts for other in steps}  # another teacher: as the origin
+    teacher = made.get(step.teacher.fingerprint if step.teacher else "", steps[0].facts)
+    share = step.facts.parameters / teacher.parameters
+    if not step.name.startswith("distill.") or share >= SMALLEST_STUDENT:
         return []
-    share = step.facts.parameters / origin.facts.parameters
     return [f"{step.label} makes a student of {share:.0%} of its teacher; below a tenth, distil in several steps"]
 
 

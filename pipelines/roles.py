@@ -1,7 +1,7 @@
 """The models beside the origin that play a part in a chain: students and teachers that its stages name."""
 
 from attar.architecture import require_length
-from attar.errors import BadInput
+from attar.errors import BadInput, nearest
 from pipelines.chain import Link
 from pipelines.child import Watch
 from pipelines.home import Home
@@ -27,7 +27,7 @@ class Roles:
     def student(self, link: Link) -> Material | None:
         """The model that a stage works on instead of the previous one, if it names one."""
         spec = link.stage.student_spec()
-        return None if spec is None else self._open(spec)
+        return None if spec is None else self._named(link, "student", spec, ("carved", "previous", "fresh"))
 
     def teacher(self, link: Link, source: Material, previous: Material) -> Material | None:
         """The model that teaches in a stage, if one does, or a sentence why it cannot teach there.
@@ -40,7 +40,8 @@ class Roles:
         spec = stage.teacher_spec()
         if spec is None:
             return None
-        teacher = self.origin if spec == "origin" else previous if spec == "previous" else self._open(spec)
+        parts = {"origin": self.origin, "previous": previous}
+        teacher = parts.get(spec) or self._named(link, "teacher", spec, tuple(parts))
         if stage.makes == "dataset":
             return teacher  # answers are text: any tokenizer will do
         for _, length in stage.tokens().values():
@@ -61,7 +62,12 @@ class Roles:
             )
         return teacher
 
-    def _open(self, spec: str) -> Material:
+    def _named(self, link: Link, role: str, spec: str, words: tuple[str, ...]) -> Material:
+        """The model that a stage names; ``words`` could stand in its place, and one of them may have been meant."""
         if spec not in self.named:
-            self.named[spec] = open_model(spec, self.origin.facts.task, self.home, self.complete, self.watch)
+            try:
+                self.named[spec] = open_model(spec, self.origin.facts.task, self.home, self.complete, self.watch)
+            except BadInput as error:
+                meant = f"; or a word, {nearest(spec, words)}" if spec.isalpha() else ""
+                raise BadInput(f"{link.where}: {link.stage.stage}: {role}: {error}{meant}") from None
         return self.named[spec]

@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -22,7 +24,8 @@ os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
 class Teacher(ThreadingHTTPServer):
     """Answers every prompt with some words of its own; first, one request each, with what ``moods`` holds.
 
-    A mood is a status, a (status, headers) pair, "hang-up", or a body (text) sent with status 200.
+    A mood is a status, a (status, headers) pair, "hang-up", "drip" (an answer without end, piece by piece), or a body
+    (text) sent with status 200.
     """
 
     daemon_threads = True
@@ -75,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, mood: Any, body: dict[str, Any]) -> None:
         if mood == "hang-up":
             self.connection.close()
+        elif mood == "drip":
+            self._drip()
         elif isinstance(mood, str):
             self._send(200, mood.encode(), {})
         elif mood is not None:
@@ -83,6 +88,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(status, f'{{"error": "no, {key}"}}'.encode(), headers)
         else:
             self._send(200, json.dumps(self.server.answer(body)).encode(), {})
+
+    def _drip(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):  # until the client goes
+            while True:
+                self.wfile.write(b" ")
+                time.sleep(0.02)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -43,7 +43,7 @@ def records(
     """
     try:
         if not path.is_file():
-            raise BadInput(f"the data file {path} does not exist")
+            raise BadInput(f"the data file {path} {'is a folder; name a file' if path.is_dir() else 'does not exist'}")
         match path.suffix.lower():
             case ".jsonl":
                 for number, value in _objects(path):

@@ -23,6 +23,7 @@ from attar.responses.settings import Endpoint
 LONGEST_PAUSE = 60.0  # seconds, unless the server asks for more
 MOST_PATIENCE = 600.0  # seconds: a server that asks for more is not waited for
 PASSING = frozenset({408, 409, 425, 429})
+KEY_WANTED = frozenset({401, 403})
 
 
 class _Failed(Exception):
@@ -98,18 +99,25 @@ class _Asking:
         if self.decoding.temperature > 0:
             body["seed"] = self.decoding.seed_of(prompt.key)
         try:
-            response = await client.post(self.address, json=body)
-        except httpx.HTTPError as error:
+            async with asyncio.timeout(self.endpoint.timeout):  # httpx's own counts from one piece to the next
+                response = await client.post(self.address, json=body)
+        except (httpx.HTTPError, TimeoutError) as error:
             raise _Failed(str(error) or type(error).__name__) from None
         status = response.status_code
         if status in PASSING or status >= 500:
             raise _Failed(f"status {status}", _retry_after(response.headers.get("Retry-After", "")))
         if status != 200:
-            raise StageFailed(f"the endpoint {self.endpoint.url} refuses with status {status}: {self._words(response)}")
+            told = f"{self._words(response)}{self._about_key() if status in KEY_WANTED else ''}"
+            raise StageFailed(f"the endpoint {self.endpoint.url} refuses with status {status}: {told}")
         try:
             return _answer(prompt, response.json())
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise _Failed("an answer that is no chat completion") from None
+
+    def _about_key(self) -> str:
+        """What to look at when the server wants another key."""
+        name = self.endpoint.key_variable
+        return f"; look at the key in {name}" if name else "; name the variable that holds the key in key_variable"
 
     def _words(self, response: httpx.Response) -> str:
         """What the server says, short, on one line, and without the key that it may repeat."""

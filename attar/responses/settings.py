@@ -38,7 +38,10 @@ class Endpoint(BaseModel):
     ] = False
     key_variable: Annotated[
         str | None,
-        Field(pattern=r"^[A-Z][A-Z0-9_]*$", description="environment variable that holds the key; none: no key"),
+        Field(
+            pattern=r"^[A-Z][A-Z0-9_]*$",
+            description="name, in capitals, of the environment variable that holds the key; none: no key",
+        ),
     ] = None
     parallel: Annotated[int, Field(ge=1, le=256, description="requests at the same time, at most")] = 8
     timeout: Annotated[float, Field(gt=0, le=3600, description="seconds that one request may take")] = 120.0
@@ -60,10 +63,10 @@ class Endpoint(BaseModel):
         key = os.environ.get(self.key_variable, "").strip()
         if not key:
             raise BadInput(f"the environment variable {self.key_variable}, which should hold the key, is not set")
-        if not key.isascii() or not key.isprintable() or " " in key:  # a header cannot hold it, and its error shows it
+        if not key.isascii() or not key.isprintable() or " " in key:  # its own error would show it
             raise BadInput(
-                f"the environment variable {self.key_variable} holds white space or letters beyond ASCII, which no key "
-                "has; set it again"
+                f"the key in the environment variable {self.key_variable} holds white space or a character beyond "
+                "ASCII, which no header of a request can carry; copy the key again"
             )
         return key
 
@@ -75,5 +78,5 @@ class Endpoint(BaseModel):
             httpx.get(f"{self.url.rstrip('/')}/models", timeout=min(self.timeout, 10.0))
         except httpx.TimeoutException:
             raise BadInput(f"the endpoint {self.url} does not answer within 10 s; is the server running?") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError) as error:  # the last: such a port
             raise BadInput(f"the endpoint {self.url} cannot be reached ({error}); is the server running?") from None

@@ -90,11 +90,37 @@ CASES |= {
     "bits not supported": (setting(1, bits=5), "bits=5: Input should be 2, 3, 4 or 8"),
     "pruning to nothing": (setting(0, ffn=0.99), "leaves none of 192 channels"),
     "no stages": (top(stages=[]), "stages"),
+    "a number or a list that is neither": (
+        top(stages=[{"stage": "distill.logit", "keep": "half"}]),
+        "keep='half': Input should be a valid integer or a valid number or a valid list",
+    ),
+    "a share of more than all": (
+        top(stages=[{"stage": "distill.logit", "keep": 1.5}]),
+        "keep=1.5: Input should be less",
+    ),
+    "a list with a bad entry": (
+        top(stages=[{"stage": "prune.depth", "layers": [0, -1]}]),
+        "layers.1=-1: Input should be",
+    ),
+    "no layers at all": (
+        top(stages=[{"stage": "prune.depth", "layers": []}]),
+        "layers=[]: List should have at least 1",
+    ),
+    "repetition misspelt": (top(stages=[{"repeat": 3, "stgaes": [{}]}]), "did you mean 'stages'"),
+    "repetition of nothing": (top(stages=[{"repeat": 3}]), "the setting 'stages' is missing"),
     "prune after quantize": (lambda c: c.recipe["stages"].reverse(), "quantized already"),
     "train integers as floats": (lambda c: c.recipe["stages"].append({"stage": "finetune.full"}), "finetune.scales"),
     "scales of a dense model": (top(stages=[{"stage": "finetune.scales"}]), "dense"),
     "distil a quantized model": (lambda c: c.recipe["stages"].append({"stage": "distill.logit"}), "distill.logit"),
     "quantize twice": (lambda c: c.recipe["stages"].append({"stage": "quantize.gptq"}), "quantized"),
+}
+
+CASES |= {
+    f"{role} misspelt": (
+        top(stages=[{"stage": "distill.logit", "keep": 3, role: word}]),
+        f"stages.0: distill.logit: {role}: the model {word!r} does not exist",
+    )
+    for role, word in (("student", "frehs"), ("teacher", "orgin"))
 }
 
 # Responses.
@@ -110,10 +136,18 @@ def asking(**values: Any) -> Spoil:
 CASES |= {
     "no responses to learn from": (top(stages=[RESPONSE]), "put generate.responses before it"),
     "prompts missing": (asking(prompts="absent.jsonl"), "absent.jsonl does not exist"),
+    "prompts of an unknown kind": (asking(prompts=__file__), "possible: .txt, .jsonl, .parquet"),
     "pairs missing": (top(stages=[RESPONSE | {"responses": "absent.jsonl"}]), "absent.jsonl"),
     "terms not accepted": (asking(endpoint=ENDPOINT | {"terms_accepted": False}), "terms_accepted to true"),
     "key not in the environment": (asking(endpoint=ENDPOINT | {"key_variable": "NO_SUCH_KEY"}), "NO_SUCH_KEY"),
     "endpoint that nobody answers at": (asking(endpoint=ENDPOINT), "cannot be reached"),
+    "endpoint at a port that cannot be": (
+        asking(endpoint=ENDPOINT | {"url": "http://x:99999/v1"}),
+        "cannot be reached",
+    ),
+    "endpoint without a model": (asking(endpoint={"url": "http://x/v1"}), "the setting 'endpoint.model' is missing"),
+    "endpoint by no web address": (asking(endpoint=ENDPOINT | {"url": "ftp://x"}), "possible: base address, such as"),
+    "endpoint that is a text": (asking(endpoint="http://x/v1"), "Input should be a mapping of its own settings"),
     "endpoint with a typo": (asking(endpoint=ENDPOINT | {"modle": "x"}), "did you mean 'model'"),
     "people without a share": (
         top(stages=[{"stage": "distill.response", "responses": "x.jsonl", "human": "y.jsonl"}]),

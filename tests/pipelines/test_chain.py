@@ -72,7 +72,7 @@ def test_overrides_reach_into_rounds(document: dict[str, Any], write: Callable[[
         ({"repeat": 0, "stages": [PRUNE]}, r"stages\.0: repeat=0: .*greater than or equal to 1"),
         ({"repeat": "often", "stages": [PRUNE]}, r"stages\.0: repeat='often'"),
         ({"repeat": 2, "stages": []}, r"stages\.0: stages=\[\]"),
-        ({"repeat": 2}, r"stages\.0: stages="),
+        ({"repeat": 2}, r"stages\.0: the setting 'stages' is missing"),
         ({"repeat": 2, "stage": "prune.width"}, r"stages\.0: repeat stands beside stage 'prune\.width'"),
         ({"repeat": 2, "stages": [PRUNE], "stagse": 1}, r"unknown setting 'stagse'; did you mean 'stages'"),
         ({"repeat": 2, "stages": [PRUNE | {"fnn": 1}]}, r"stages\.0\.stages\.0: prune\.width: unknown setting 'fnn'"),

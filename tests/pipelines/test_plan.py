@@ -21,6 +21,8 @@ FOUR: list[dict[str, Any]] = [
     {"stage": "quantize.rtn", "group_size": 16},
     {"stage": "finetune.scales", **TRAIN},
 ]
+MIDDLE = {"stage": "distill.logit", "student": "fresh", "shape": {"layers": 2, "hidden": 32}, **TRAIN}
+SMALL = MIDDLE | {"shape": {"layers": 1, "hidden": 16, "ffn": 32}}
 
 
 def plan_of(document: dict[str, Any], home: Path, **changes: Any) -> Plan:
@@ -124,6 +126,8 @@ def test_a_progressive_chain(model: Path, text: Path, home: Path) -> None:
         ([FOUR[1] | {"ffn": 0.9}, {"stage": "finetune.full", **TRAIN}], "at once"),
         ([FOUR[0] | {"keep": 1}, FOUR[0] | {"student": "previous"}], None),
         ([FOUR[1], {"stage": "finetune.full", **TRAIN}, FOUR[2]], None),
+        ([MIDDLE, SMALL], "a student of 6% of its teacher"),
+        ([MIDDLE, SMALL | {"teacher": "previous"}], None),
         ([{"stage": "generate.responses"}], "no stage after it learns from"),
         ([{"stage": "generate.responses"}, {"stage": "distill.response", "keep": 3, **TRAIN}], None),
     ],

@@ -71,6 +71,12 @@ def test_what_may_pass_is_tried_again(teacher_server: "Teacher", mood: Any) -> N
     assert len(teacher_server.bodies) == 4
 
 
+def test_an_answer_that_drips_is_not_waited_for(teacher_server: "Teacher") -> None:
+    teacher_server.moods.append("drip")
+    assert len(ask(teacher_server, prompts=PROMPTS[:1], timeout=0.5)) == 1
+    assert len(teacher_server.bodies) == 2
+
+
 @pytest.mark.parametrize("mood", [500, "hang-up", "{}"], ids=str)
 def test_what_does_not_pass_ends_in_a_sentence(teacher_server: "Teacher", mood: Any) -> None:
     teacher_server.moods.extend([mood] * 9)
@@ -80,7 +86,7 @@ def test_what_does_not_pass_ends_in_a_sentence(teacher_server: "Teacher", mood: 
 
 def test_a_refusal_is_not_repeated_and_does_not_show_the_key(teacher_server: "Teacher") -> None:
     teacher_server.moods.append(401)
-    with pytest.raises(StageFailed, match="refuses with status 401") as error:
+    with pytest.raises(StageFailed, match=r"refuses with status 401.*; look at the key in TEACHER_KEY") as error:
         ask(teacher_server, prompts=PROMPTS[:1])
     assert len(teacher_server.bodies) == 1
     assert SECRET not in str(error.value) and "***" in str(error.value)
@@ -96,7 +102,7 @@ def test_a_key_that_no_header_can_hold_is_told_and_not_shown(
     teacher_server: "Teacher", key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEACHER_KEY", key)
-    with pytest.raises(BadInput, match="TEACHER_KEY holds white space or letters beyond ASCII") as error:
+    with pytest.raises(BadInput, match="TEACHER_KEY holds white space or a character beyond ASCII") as error:
         ask(teacher_server, prompts=PROMPTS[:1])
     assert "one" not in str(error.value) and not teacher_server.bodies
 
