@@ -70,7 +70,7 @@ class Execution:
             events=str(events_file(self._job(step, "stage"))),
             machine=self.plan.machine,
             fingerprint=step.made.fingerprint,
-            seed=self.plan.recipe.seed,
+            seed=step.seed,
             settings=step.stage.settings(),
             source=step.source,
             origin=self.plan.origin.model,

@@ -19,7 +19,7 @@ from pipelines.home import Home
 from pipelines.materials import Material, open_model, require_obtainable, resolve_machine
 from pipelines.recipe import Recipe
 from pipelines.roles import Roles
-from stages.base import Stage
+from stages.base import Stage, stage_seed
 from stages.spec import DatasetRef, Machine, ModelRef
 
 ORIGIN = "origin"
@@ -41,6 +41,7 @@ class Step:
     source: ModelRef | None
     teacher: ModelRef | None
     inputs: dict[str, str]
+    seed: int
     cached: bool  # what the stage makes is in the store
     evaluation: str  # fingerprint of its measurement
     evaluation_inputs: dict[str, str]
@@ -260,7 +261,7 @@ class _Chain:
         self.roles = roles
 
     def steps(self, chain: tuple[Link, ...]) -> list[Step]:
-        steps = [self._step(0, None, self.origin, self.origin, {})]
+        steps = [self._step(0, None, self.origin, self.origin, {}, self.recipe.seed)]
         for link in chain:
             stage = link.stage
             previous = Material("previous", steps[-1].model, steps[-1].facts)
@@ -279,15 +280,18 @@ class _Chain:
                     inputs[f"data.{split}"] = self.corpus.fingerprint(split)
             if "names" in stage.needs():
                 inputs["data.names"] = self.corpus.names()
-            fingerprint = stage.fingerprint(inputs, self.machine.dtype, self.recipe.seed)
+            # The next of its kind in a chain, such as that of the next round, reads other text.
+            before = sum(step.name == stage.stage for step in steps)
+            seed = stage_seed(self.recipe.seed, f"after {before}") if before else self.recipe.seed
+            fingerprint = stage.fingerprint(inputs, self.machine.dtype, seed)
             folder = str(self.store.folder(stage.makes, fingerprint))
             if stage.makes == "model":
                 ref = ModelRef(folder=folder, fingerprint=fingerprint)
                 made = Material(link.where, ref, _planned(link, source.facts))
-                step = self._step(len(steps), stage, made, source, inputs, teacher, responses=responses)
+                step = self._step(len(steps), stage, made, source, inputs, seed, teacher, responses=responses)
             else:
                 dataset = DatasetRef(folder=folder, fingerprint=fingerprint)
-                step = self._step(len(steps), stage, source, source, inputs, teacher, dataset)
+                step = self._step(len(steps), stage, source, source, inputs, seed, teacher, dataset)
             if not step.cached:
                 _asked(link, stage.ready)
             steps.append(step)
@@ -300,6 +304,7 @@ class _Chain:
         made: Material,
         source: Material,
         inputs: dict[str, str],
+        seed: int,
         teacher: Material | None = None,
         dataset: DatasetRef | None = None,
         responses: DatasetRef | None = None,
@@ -329,6 +334,7 @@ class _Chain:
             source=source.ref if stage else None,
             teacher=teacher.ref if teacher else None,
             inputs=inputs,
+            seed=seed,
             cached=cached,
             evaluation=evaluation,
             evaluation_inputs=evaluation_inputs,

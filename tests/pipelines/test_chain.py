@@ -15,6 +15,7 @@ from pipelines import recipe, tables
 from pipelines.chain import spelled
 from pipelines.home import Home
 from pipelines.plan import Plan, make_plan
+from stages.base import stage_seed
 
 PRUNE = {"stage": "prune.width", "ffn": 0.25, "multiple_of": 16, "windows": 4, "length": 64}
 TRAIN = {"stage": "finetune.full", "train_tokens": 256, "batch": 2, "length": 64}
@@ -32,6 +33,18 @@ def test_rounds_are_the_stages_written_out(document: dict[str, Any], home: Path)
     assert [step.evaluation for step in rounds.steps] == [step.evaluation for step in written.steps]
     nested = [{"repeat": 1, "stages": [{"repeat": 3, "stages": [PRUNE, TRAIN]}, ROUNDS[1]]}]
     assert plan_of(document, home, nested).steps == rounds.steps
+
+
+def test_every_round_reads_other_text_and_the_first_reads_what_it_would_alone(
+    document: dict[str, Any], home: Path
+) -> None:
+    rounds, alone = plan_of(document, home, ROUNDS), plan_of(document, home, [PRUNE, TRAIN])
+    assert rounds.steps[1].model == alone.steps[1].model and rounds.steps[2].model == alone.steps[2].model
+    assert [step.seed for step in alone.steps] == [0, 0, 0] and rounds.steps[7].seed == 0
+    for name in (PRUNE["stage"], TRAIN["stage"]):
+        seeds = [step.seed for step in rounds.steps if step.name == name]
+        assert len(set(seeds)) == 3
+        assert len({stage_seed(seed, name) for seed in seeds}) == 3
 
 
 def test_every_round_takes_a_share_of_what_is_left(document: dict[str, Any], home: Path) -> None:
