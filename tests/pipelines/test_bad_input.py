@@ -117,7 +117,7 @@ CASES |= {
 
 CASES |= {
     f"{role} misspelt": (
-        top(stages=[{"stage": "distill.logit", "keep": 3, role: word}]),
+        top(stages=[{"stage": "distill.logit", role: word, **({"keep": 3} if role == "teacher" else {})}]),
         f"stages.0: distill.logit: {role}: the model {word!r} does not exist",
     )
     for role, word in (("student", "frehs"), ("teacher", "orgin"))

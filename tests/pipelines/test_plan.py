@@ -124,7 +124,7 @@ def test_a_progressive_chain(model: Path, text: Path, home: Path) -> None:
         ([FOUR[1], FOUR[2]], "untrained"),
         ([FOUR[1]], "followed by no training"),
         ([FOUR[1] | {"ffn": 0.9}, {"stage": "finetune.full", **TRAIN}], "at once"),
-        ([FOUR[0] | {"keep": 1}, FOUR[0] | {"student": "previous"}], None),
+        ([FOUR[0] | {"keep": 1}, {"stage": "distill.logit", "student": "previous", **TRAIN}], None),
         ([FOUR[1], {"stage": "finetune.full", **TRAIN}, FOUR[2]], None),
         ([MIDDLE, SMALL], "a student of 6% of its teacher"),
         ([MIDDLE, SMALL | {"teacher": "previous"}], None),
