@@ -163,13 +163,14 @@ def test_every_window_is_read_once_an_epoch_in_an_order_of_its_own() -> None:
     assert [r for r in read if r >= 0] != np.concatenate([batch(windows, 4, 4, s) for s in range(5)])[:, 0].tolist()
 
 
-def test_only_what_requires_a_gradient_moves(tmp_path: Path) -> None:
+def test_only_what_requires_a_gradient_gets_one_and_moves(tmp_path: Path) -> None:
     student = model(2).requires_grad_(False)
     norm = student.get_parameter("model.norm.weight").requires_grad_(True)
     before, start = weights(student), norm.detach().clone()
     train(student, model(1), WINDOWS, SETTINGS, Surroundings(tmp_path))
     assert not torch.equal(norm, start)
-    assert all(torch.equal(p, before[n]) for n, p in student.named_parameters() if p is not norm)
+    frozen = {n: p for n, p in student.named_parameters() if p is not norm}
+    assert all(p.grad is None and torch.equal(p, before[n]) for n, p in frozen.items())
 
 
 def test_rates_of_their_own(tmp_path: Path) -> None:
