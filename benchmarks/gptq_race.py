@@ -73,8 +73,8 @@ def _races(spec: str, arguments: argparse.Namespace, scratch: Path) -> Iterator[
         origin = origin or race.judge(track, None, place)
         results = {}
         for contender in arguments.only:
-            chosen = settings.get(contender, {}).get(symmetry, {})
-            results[contender] = race.run(contender, chosen, track, arguments.peers, place / f"{contender}-{symmetry}")
+            chosen, out = settings.get(contender, {}), place / f"{contender}-{symmetry}"
+            results[contender] = race.run(contender, chosen, track, arguments.peers, out)
         found = {"model": spec, "symmetry": symmetry, "origin": origin, "results": results, **_ratios(results)}
         _print(found)
         yield found

@@ -3,7 +3,8 @@
 One setting after the other, the values below are tried with a quarter of the race's calibration, and the one with the
 lowest mean log perplexity over both texts is kept for the next. Damping is 0.01, 0.05 or 0.1; act-order is always on,
 in each form that a peer has. The batch, which changes nothing but the pace, is the fastest of some. What a peer cannot
-do is told and left out. Writes ``peers/settings.json``, which the race reads, and ``results/gptq_sweep.json``.
+do is told and left out. All this in the symmetric format, which every peer is made for first; the asymmetric race takes
+the same settings. Writes ``peers/settings.json``, which the race reads, and ``results/gptq_sweep.json``.
 """
 
 import argparse
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import race
-from gptq_race import SYMMETRY
 
 from attar import machine
 from pipelines.home import Home
@@ -60,22 +60,19 @@ def main() -> None:
     folder = race.open_folder(arguments.model, home)
     tried: list[dict[str, Any]] = []
     chosen = json.loads(arguments.settings.read_text()) if arguments.settings.is_file() else {}
-    fastest: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as scratch:
         windows = Path(scratch) / "windows.safetensors"
         race.write_windows(folder, home, windows, arguments.windows, arguments.scored, arguments.length)
-        for symmetric, symmetry in SYMMETRY.items():
-            track = race.Track(folder, windows, 4, arguments.group_size, symmetric, arguments.threads)
-            race.judge(track, None, Path(scratch))
-            for peer in arguments.only:
-                tries = Tries(peer, track, arguments.peers, Path(scratch) / peer / symmetry, tried)
-                best = _search(tries, fastest.get(peer, BATCHES[0]))
-                if peer not in fastest:
-                    fastest[peer] = min(BATCHES, key=lambda batch: tries.of({**_start(peer), "batch": batch})[1])
-                chosen.setdefault(peer, {})[symmetry] = {**best, "batch": fastest[peer]}
-                for file, content in ((arguments.settings, chosen), (arguments.results, tried)):
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_text(json.dumps(content, indent=1) + "\n")
+        track = race.Track(folder, windows, 4, arguments.group_size, True, arguments.threads)
+        race.judge(track, None, Path(scratch))
+        for peer in arguments.only:
+            tries = Tries(peer, track, arguments.peers, Path(scratch) / peer, tried)
+            best = _search(tries)
+            best["batch"] = min(BATCHES, key=lambda batch: tries.of({**_start(peer), "batch": batch})[1])
+            chosen[peer] = best
+            for file, content in ((arguments.settings, chosen), (arguments.results, tried)):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 class Tries:
@@ -89,7 +86,7 @@ class Tries:
         """Mean log perplexity and seconds; infinite for what the peer cannot do."""
         key = json.dumps(settings, sort_keys=True)
         if key not in self._found:
-            told = f"{self.peer} {SYMMETRY[self.track.symmetric]} {key}"
+            told = f"{self.peer} {key}"
             try:
                 result = race.run(self.peer, settings, self.track, self.peers, self.place / str(len(self._found)))
             except SystemExit as error:
@@ -107,9 +104,9 @@ def _start(peer: str) -> Settings:
     return {name: value for alternatives in AXES[peer] for name, value in alternatives[0].items()}
 
 
-def _search(tries: Tries, batch: int) -> Settings:
+def _search(tries: Tries) -> Settings:
     """The best settings found, one axis after the other."""
-    best = {**_start(tries.peer), "batch": batch}
+    best = {**_start(tries.peer), "batch": BATCHES[0]}
     for alternatives in AXES[tries.peer]:
         names = {name for alternative in alternatives for name in alternative}
         rest = {name: value for name, value in best.items() if name not in names}
