@@ -70,11 +70,14 @@ def choose(
         prompt = tokenizer.encode(question.text, add_special_tokens=False).ids
         names = [tokenizer.encode(f" {choice}", add_special_tokens=False).ids for choice in question.choices]
         longest = max(len(name) for name in names)
+        out = model(input_ids=torch.tensor([prompt], device=device), use_cache=True, logits_to_keep=1)
+        out.past_key_values.batch_repeat_interleave(len(names))  # the prompt is read once for all choices
         # Padded on the right, where a causal model does not look from.
-        rows = [prompt + name + [0] * (longest - len(name)) for name in names]
-        logits = model(input_ids=torch.tensor(rows, device=device), use_cache=False).logits
+        rows_CT = torch.tensor([name + [0] * (longest - len(name)) for name in names], device=device)
+        after = model(input_ids=rows_CT, past_key_values=out.past_key_values, use_cache=True).logits
+        logits_CTV = torch.cat([out.logits.expand(len(names), -1, -1), after[:, :-1]], dim=1)
         scores = []
-        for name, row_TV in zip(names, logits[:, len(prompt) - 1 :], strict=True):
+        for name, row_TV in zip(names, logits_CTV, strict=True):
             losses = functional.cross_entropy(row_TV[: len(name)].float(), torch.tensor(name, device=device))
             scores.append(-losses.item())
         chosen.append(max(range(len(scores)), key=scores.__getitem__))
