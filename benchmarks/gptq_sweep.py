@@ -2,9 +2,9 @@
 
 One setting after the other, the values below are tried with a quarter of the race's calibration, and the one with the
 lowest mean log perplexity over both texts is kept for the next. Damping is 0.01, 0.05 or 0.1; act-order is always on,
-in each form that a peer has. The batch, which changes nothing but the pace, is the fastest of some. What a peer cannot
-do is told and left out. All this in the symmetric format, which every peer is made for first; the asymmetric race takes
-the same settings. Writes ``peers/settings.json``, which the race reads, and ``results/gptq_sweep.json``.
+in each form that a peer has. The batch is the fastest of some; it moves the outcome by little. What a peer cannot do is
+told and left out. All this in the symmetric format; the asymmetric race takes the same settings. Writes
+``peers/settings.json``, which the race reads, and ``results/gptq_sweep.json``.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from pipelines.home import Home
 
 Settings = dict[str, Any]
 
-# Peer → one list of alternatives after the other; the first of each list is the start. The search for clipping, which
-# takes four times as long as all the rest, comes last.
+# Peer → one list of alternatives after the other; the first of each list is the start. The search for clipping comes
+# last, because GPTQModel takes two to four times as long with it.
 AXES: dict[str, list[list[Settings]]] = {
     "gptqmodel": [
         [
