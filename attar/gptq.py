@@ -19,6 +19,7 @@ LEAF = 16  # inputs rounded one by one before their errors are passed on in one 
 TILE = 512  # a Hessian is symmetric: it is summed in tiles of this width, those below the diagonal are not computed
 FEWEST = 4  # tiles at least, for narrow ones
 ROWS = 1024  # rows whose output errors are computed at once
+MORE_DAMPING = (0.01, 0.05, 0.25)  # tried, in this order, where a Hessian cannot be factored
 
 
 class Hessian:
@@ -58,10 +59,11 @@ class Rounded:
     codes: torch.Tensor
     errors: torch.Tensor
     nearest_errors: torch.Tensor
+    more_damping: float = 0.0  # beyond what the Hessian came with, as a share of its mean diagonal
 
     def of_rows(self, rows: slice) -> "Rounded":
         """The same of some of the rows."""
-        return Rounded(self.codes[rows], self.errors[rows], self.nearest_errors[rows])
+        return Rounded(self.codes[rows], self.errors[rows], self.nearest_errors[rows], self.more_damping)
 
 
 def damped(hessian_II: torch.Tensor, damping: float) -> torch.Tensor:
@@ -88,16 +90,19 @@ def solve(weight_OI: torch.Tensor, hessian_II: torch.Tensor, grid: Grid, act_ord
 
     Args:
         weight_OI: fp32; may stack the rows of several modules that see the same inputs.
-        hessian_II: fp32, damped (:func:`damped`).
+        hessian_II: fp32, damped (:func:`damped`); one that cannot be factored, for its rounding errors, is damped more
+            in place, as ``Rounded.more_damping`` tells.
         grid: of the same weights.
 
     Raises:
-        StageFailed: the Hessian cannot be factored, so it is not positive definite even with its damping.
+        StageFailed: the Hessian cannot be factored, so it is not positive definite even with much damping.
     """
     columns = weight_OI.shape[1]
     device = weight_OI.device
     order = torch.argsort(hessian_II.diagonal(), descending=True) if act_order else torch.arange(columns, device=device)
-    walk = _Walk(weight_OI, _inverse_factor(hessian_II, order), grid, order)
+    factor_II, more_damping = _inverse_factor(hessian_II, order)
+    walk = _Walk(weight_OI, factor_II, grid, order)
+    del factor_II
     walk.run(0, columns)
     errors_O = walk.errors()
     codes = torch.empty_like(weight_OI, dtype=torch.uint8)
@@ -107,7 +112,7 @@ def solve(weight_OI: torch.Tensor, hessian_II: torch.Tensor, grid: Grid, act_ord
     nearest_errors = output_errors(values(nearest, grid).sub_(weight_OI), hessian_II)
     worse = ~(errors_O <= nearest_errors)
     codes[worse] = nearest[worse]
-    return Rounded(codes, torch.where(worse, nearest_errors, errors_O), nearest_errors)
+    return Rounded(codes, torch.where(worse, nearest_errors, errors_O), nearest_errors, more_damping)
 
 
 class _Walk:
@@ -153,23 +158,29 @@ class _Walk:
             self.codes_IO[at] = level_O.add_(self.zeros_GO[group])
 
 
-def _inverse_factor(hessian_II: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Upper ``U`` with ``U^T U = H^-1``, the inputs of ``H`` taken in this order.
+def _inverse_factor(hessian_II: torch.Tensor, order: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Upper ``U`` with ``U^T U = H^-1``, the inputs of ``H`` taken in this order; and what damping was added for it.
 
     With ``L L^T`` the Cholesky product of ``H`` in the opposite order, ``L`` turned around in both directions is an
     upper ``R`` with ``H = R R^T``, and its inverse is ``U``: no inverse of ``H`` is made, nor factored.
     """
-    turned = order.flip(0)
+    turned, mean, added = order.flip(0), float(hessian_II.diagonal().mean()), 0.0
     lower, trouble = torch.linalg.cholesky_ex(hessian_II[turned[:, None], turned])
+    for share in MORE_DAMPING:
+        if not trouble:
+            break
+        hessian_II.diagonal().add_((share - added) * mean)
+        added = share
+        lower, trouble = torch.linalg.cholesky_ex(hessian_II[turned[:, None], turned])
     if trouble:
         raise StageFailed(
-            "quantize.gptq: the Hessian of the calibration inputs is not positive definite; "
-            "raise damping (0.1, 0.2) or calibrate on more windows"
+            "quantize.gptq: the Hessian of the calibration inputs is not positive definite, even with "
+            f"{MORE_DAMPING[-1]:g} more damping; calibrate on more windows"
         )
     upper: torch.Tensor = lower.flip(0, 1)
     del lower
     _invert_(upper)
-    return upper
+    return upper, added
 
 
 def _invert_(upper_II: torch.Tensor) -> None:

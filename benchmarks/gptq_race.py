@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512, help="tokens in a window")
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group-size", type=int, default=64)
+    parser.add_argument("--ours", type=json.loads, default={}, help='settings of our stage: {"damping": 0.05}')
     parser.add_argument("--threads", type=int, default=machine.threads())
     parser.add_argument("--home", type=Path, default=Path(".attar"), help="where the text and imported models are kept")
     parser.add_argument("--peers", type=Path, default=Path(".venv-peers"), help="folder of the peers' environments")
@@ -66,7 +67,7 @@ def _races(spec: str, arguments: argparse.Namespace, scratch: Path) -> Iterator[
     place = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=scratch))
     windows = place / "windows.safetensors"
     race.write_windows(folder, home, windows, arguments.windows, arguments.scored, arguments.length)
-    settings = json.loads(race.SETTINGS.read_text())
+    settings = json.loads(race.SETTINGS.read_text()) | {"attar": arguments.ours}
     origin: dict[str, Any] = {}
     for symmetric, symmetry in SYMMETRY.items():
         track = race.Track(folder, windows, arguments.bits, arguments.group_size, symmetric, arguments.threads)

@@ -80,6 +80,8 @@ def interpreter(contender: str, peers: Path) -> Path:
 def run(contender: str, settings: dict[str, Any], track: Track, peers: Path, out: Path) -> dict[str, Any]:
     """Seconds, peak memory and quality of one contender; its files are left under ``out``."""
     out.mkdir(parents=True)
+    for file in track.model.iterdir():  # nobody waits for a disk on which the model's pages have grown cold
+        file.read_bytes()
     job = {
         "model": str(track.model),
         "windows": str(track.windows),

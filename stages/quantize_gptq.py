@@ -42,7 +42,7 @@ class Gptq(PackingSettings, Stage):
     """
 
     stage: Literal["quantize.gptq"] = "quantize.gptq"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     uses: ClassVar[frozenset[Use]] = frozenset({"calibration"})
 
     act_order: Annotated[
@@ -50,7 +50,7 @@ class Gptq(PackingSettings, Stage):
     ] = True
     damping: Annotated[
         float, Field(gt=0, lt=1, description="share of the Hessian's mean diagonal that is added to its diagonal")
-    ] = 0.05
+    ] = 0.01
     windows: Annotated[int, Field(ge=1, le=65536, description="calibration windows")] = 64
     length: Annotated[int, Field(ge=8, le=32768, description="tokens in a calibration window")] = 512
 
@@ -111,10 +111,10 @@ class Gptq(PackingSettings, Stage):
             hessians[name].add(x_NI)
 
         for first in layer.in_step(shared, see):
-            yield from self._solve(layer, shared[first], hessians.pop(first), stream)
+            yield from self._solve(layer, shared[first], hessians.pop(first), stream, context)
 
     def _solve(
-        self, layer: StreamedLayer, names: tuple[str, ...], seen: Hessian, stream: LayerStream
+        self, layer: StreamedLayer, names: tuple[str, ...], seen: Hessian, stream: LayerStream, context: Context
     ) -> Iterator[tuple[str, torch.Tensor, Grid, Rounded]]:
         """The linears of a layer that share an input, stacked."""
         import torch
@@ -130,6 +130,9 @@ class Gptq(PackingSettings, Stage):
         bits, group_size = promised.bits_of(layer.prefix + names[0]), promised.group_of(weight.shape[1])
         grid = find_grid(weight, bits, group_size, self.symmetric, self.mse, hessian.diagonal().sqrt())
         rounded = solve(weight, hessian, grid, self.act_order)
+        if rounded.more_damping:
+            told = f"{layer.prefix}{' and '.join(names)} needed {rounded.more_damping:g} more damping to be factored"
+            context.log(told, level="warning")
         shapes, start = linears(stream.config), 0
         for name in names:
             rows = slice(start, start + shapes[name][0])

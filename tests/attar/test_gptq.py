@@ -51,7 +51,9 @@ def test_the_factor_is_that_of_the_inverse_in_the_order_asked_for(monkeypatch: p
     monkeypatch.setattr("attar.gptq.TILE", 50)  # several halvings
     _, hessian, _ = problem()
     order = torch.argsort(hessian.diagonal(), descending=True)
-    factor = _inverse_factor(hessian, order).double()
+    factor, added = _inverse_factor(hessian, order)
+    factor = factor.double()
+    assert added == 0
     assert torch.equal(factor, factor.triu())
     inverse = torch.linalg.inv(hessian.double()[order][:, order])
     torch.testing.assert_close(factor.t() @ factor, inverse, rtol=1e-3, atol=1e-4 * float(inverse.abs().max()))
@@ -125,5 +127,16 @@ def test_inputs_that_are_never_active_do_no_harm() -> None:
 def test_a_hessian_that_cannot_be_factored_is_a_sentence() -> None:
     weight, hessian, grid = problem()
     assert torch.equal(damped(torch.eye(3), 0.5), 1.5 * torch.eye(3))
-    with pytest.raises(StageFailed, match="raise damping"):
+    with pytest.raises(StageFailed, match="calibrate on more windows"):
         solve(weight, hessian - 2 * hessian.diagonal().max() * torch.eye(COLUMNS), grid)
+
+
+def test_one_that_only_just_cannot_is_damped_more_and_says_so() -> None:
+    weight, hessian, grid = problem()
+    lowest = float(torch.linalg.eigvalsh(hessian)[0])
+    mean = float(hessian.diagonal().mean())
+    broken = hessian - (lowest + 0.02 * mean) * torch.eye(COLUMNS)
+    rounded = solve(weight, broken.clone(), grid)
+    assert rounded.more_damping == 0.05
+    again = solve(weight, broken + 0.05 * broken.diagonal().mean() * torch.eye(COLUMNS), grid)
+    assert again.more_damping == 0 and torch.equal(again.codes, rounded.codes)
