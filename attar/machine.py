@@ -17,6 +17,8 @@ import psutil
 from attar.errors import BadInput
 
 PR_SET_PDEATHSIG = 1
+M_MMAP_THRESHOLD = -3
+LARGE = 1 << 22  # bytes
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "datasets", "numpy", "gptqmodel")
 
 
@@ -33,6 +35,16 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it was gone before we asked
             os._exit(130)
+
+
+def give_back_large_blocks() -> None:
+    """Let blocks of :data:`LARGE` bytes go back to the system when they are freed, from now on in this process.
+
+    glibc would keep those up to 32 MiB for later, and what is left between others that stay is soon as much as those.
+    """
+    allocator = ctypes.CDLL(None)
+    if hasattr(allocator, "mallopt"):
+        allocator.mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 @cache

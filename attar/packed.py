@@ -16,6 +16,7 @@ from torch import nn
 # Rows up to which the int4 kernel is faster than dequantizing and multiplying (measured on avx512_bf16).
 KERNEL_ROWS = 8
 KERNEL_GROUPS = (32, 64, 128, 256)
+UNPACKED_ROWS = 64  # outputs
 
 
 def to_gptq(
@@ -33,7 +34,12 @@ def to_gptq(
 
 def from_gptq(qweight_WO: torch.Tensor, qzeros_GW: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Inverse of :func:`to_gptq`: codes (uint8 [O, I]) and zero points (uint8 [G, O])."""
-    codes = _unpack(qweight_WO, bits).t().contiguous()
+    words, outputs = qweight_WO.shape
+    codes = torch.empty(outputs, words * 32 // bits, dtype=torch.uint8, device=qweight_WO.device)
+    # A few rows at a time: what lies in memory between the codes of a whole model leaves holes as large when it goes.
+    for rows in range(0, outputs, UNPACKED_ROWS):
+        part = slice(rows, rows + UNPACKED_ROWS)
+        codes[part] = _unpack(qweight_WO[:, part], bits).t()
     zeros = _unpack(qzeros_GW.t(), bits).t().contiguous() + 1
     return codes, zeros
 
@@ -104,8 +110,10 @@ class PackedLinear(nn.Module):
         self.group_size = group_size
         self.out_features, self.in_features = codes.shape
         self.register_buffer("zeros", zeros)
-        spread = self._zeros_of_inputs()
-        self.register_buffer("levels", codes.to(spread.dtype).sub_(spread))
+        # 8-bit codes less their zero point reach from -255 to 254.
+        levels = codes.view(torch.int8) if bits < 8 else codes.to(torch.int16)
+        self.register_buffer("levels", levels)
+        self._of_groups(levels).sub_(self._zeros_OG1())
         self.scales = nn.Parameter(scales.float(), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.to(dtype), requires_grad=False)
         self._kernel: tuple[Any, torch.Tensor, torch.Tensor] | None = None
@@ -128,12 +136,16 @@ class PackedLinear(nn.Module):
     @property
     def codes(self) -> torch.Tensor:
         """The stored integers, uint8 [O, I]."""
-        return (self.levels + self._zeros_of_inputs()).to(torch.uint8)
+        codes = self._of_groups(self.levels) + self._zeros_OG1()
+        return codes.to(torch.uint8).view_as(self.levels)
 
-    def _zeros_of_inputs(self) -> torch.Tensor:
-        """The zero point of every weight [O, I], in the dtype of the levels."""
-        dtype = torch.int8 if self.bits < 8 else torch.int16  # 8-bit codes less their zero point reach from -255 to 254
-        return self.zeros.to(dtype).t().repeat_interleave(self.group_size, dim=1)
+    def _of_groups(self, levels_OI: torch.Tensor) -> torch.Tensor:
+        """The same as [O, G, group size]."""
+        return levels_OI.view(self.out_features, len(self.zeros), self.group_size)
+
+    def _zeros_OG1(self) -> torch.Tensor:
+        """The zero points in the dtype of the levels."""
+        return self.zeros.to(self.levels.dtype).t().unsqueeze(-1)
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """The tensors of the file by leaf name, ``bias`` included where there is one."""

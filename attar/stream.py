@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from attar import architecture, probe
+from attar import architecture, machine, probe
 from attar.model import Model, materialize_buffers, skeleton
 from attar.stream_memory import BATCH_TOKENS
 
@@ -122,6 +122,7 @@ class LayerStream:
         device: str,
         order: Sequence[int] | None = None,
     ) -> None:
+        machine.give_back_large_blocks()
         self.source = source
         self.order = range(source.facts.layers) if order is None else order
         self.config = source.facts.config

@@ -76,7 +76,8 @@ def _races(spec: str, arguments: argparse.Namespace, scratch: Path) -> Iterator[
         for contender in arguments.only:
             chosen, out = settings.get(contender, {}), place / f"{contender}-{symmetry}"
             results[contender] = race.run(contender, chosen, track, arguments.peers, out)
-        found = {"model": spec, "symmetry": symmetry, "origin": origin, "results": results, **_ratios(results)}
+        name = folder.name if Path(spec).is_dir() else spec  # results travel, folders do not
+        found = {"model": name, "symmetry": symmetry, "origin": origin, "results": results, **_ratios(results)}
         _print(found)
         yield found
 
