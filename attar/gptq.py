@@ -67,12 +67,10 @@ class Rounded:
 
 
 def damped(hessian_II: torch.Tensor, damping: float) -> torch.Tensor:
-    """``damping`` times its mean diagonal added to a Hessian, in place; an input that was never active gets 1."""
+    """``damping`` times its mean diagonal added to a Hessian, in place; 1 where no input was ever active."""
     diagonal = hessian_II.diagonal()
-    dead = diagonal == 0
-    mean = diagonal.mean()
-    diagonal.add_(damping * mean)
-    diagonal[dead] = 1.0
+    added = damping * diagonal.mean()
+    diagonal.add_(added if added > 0 else 1.0)
     return hessian_II
 
 
@@ -90,8 +88,8 @@ def solve(weight_OI: torch.Tensor, hessian_II: torch.Tensor, grid: Grid, act_ord
 
     Args:
         weight_OI: fp32; may stack the rows of several modules that see the same inputs.
-        hessian_II: fp32, damped (:func:`damped`); one that cannot be factored, for its rounding errors, is damped more
-            in place, as ``Rounded.more_damping`` tells.
+        hessian_II: fp32, damped (:func:`damped`); if rounding errors keep it from being factored, more damping is added
+            to it in place, as ``Rounded.more_damping`` tells.
         grid: of the same weights.
 
     Raises:
@@ -169,6 +167,7 @@ def _inverse_factor(hessian_II: torch.Tensor, order: torch.Tensor) -> tuple[torc
     for share in MORE_DAMPING:
         if not trouble:
             break
+        del lower  # as large as the Hessian
         hessian_II.diagonal().add_((share - added) * mean)
         added = share
         lower, trouble = torch.linalg.cholesky_ex(hessian_II[turned[:, None], turned])

@@ -18,7 +18,7 @@ from attar.errors import BadInput
 
 PR_SET_PDEATHSIG = 1
 M_MMAP_THRESHOLD = -3
-LARGE = 1 << 22  # bytes
+LARGE = 1 << 22  # bytes, and more
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "datasets", "numpy", "gptqmodel")
 
 
@@ -38,9 +38,10 @@ def die_with_parent(parent: int) -> None:
 
 
 def give_back_large_blocks() -> None:
-    """Let blocks of :data:`LARGE` bytes go back to the system when they are freed, from now on in this process.
+    """Let blocks of at least :data:`LARGE` bytes go back to the system when freed, from now on in this process.
 
-    glibc would keep those up to 32 MiB for later, and what is left between others that stay is soon as much as those.
+    Left alone, glibc keeps freed blocks of up to 32 MiB in its heap, which live blocks between them stop from
+    shrinking. Other C libraries are left alone.
     """
     allocator = ctypes.CDLL(None)
     if hasattr(allocator, "mallopt"):

@@ -36,7 +36,7 @@ def from_gptq(qweight_WO: torch.Tensor, qzeros_GW: torch.Tensor, bits: int) -> t
     """Inverse of :func:`to_gptq`: codes (uint8 [O, I]) and zero points (uint8 [G, O])."""
     words, outputs = qweight_WO.shape
     codes = torch.empty(outputs, words * 32 // bits, dtype=torch.uint8, device=qweight_WO.device)
-    # A few rows at a time: what lies in memory between the codes of a whole model leaves holes as large when it goes.
+    # A few rows at a time: temporaries as large as the codes would leave holes between those of a whole model.
     for rows in range(0, outputs, UNPACKED_ROWS):
         part = slice(rows, rows + UNPACKED_ROWS)
         codes[part] = _unpack(qweight_WO[:, part], bits).t()

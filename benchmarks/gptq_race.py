@@ -2,8 +2,9 @@
 
 Attar, GPTQModel and llm-compressor quantize the same models on the same 64 windows of 512 tokens of mixed text, one
 after the other, each in a process of its own; nothing else should run on the machine. Symmetric and asymmetric are
-races apart. Rounding to nearest in the same format, with the same clip search, is the line that none may cross. Give a
-trained student as well as the origin: SmolLM2's weights come from a 4-bit grid, which flatters whoever finds it again.
+races apart. Rounding to nearest in the same format, with a clip search of its own, is the line that none may cross.
+Give a trained student as well as the origin: SmolLM2's weights come from a 4-bit grid, which flatters whoever finds it
+again.
 
 The peers' settings are those of ``peers/settings.json``, chosen by ``gptq_sweep.py``; their environments are made by
 ``make bench-peers``. Prints tables with ratios and writes ``results/gptq_race.json``.

@@ -81,7 +81,8 @@ def run(contender: str, settings: dict[str, Any], track: Track, peers: Path, out
     """Seconds, peak memory and quality of one contender; its files are left under ``out``."""
     out.mkdir(parents=True)
     for file in track.model.iterdir():  # nobody waits for a disk on which the model's pages have grown cold
-        file.read_bytes()
+        if file.is_file():
+            file.read_bytes()
     job = {
         "model": str(track.model),
         "windows": str(track.windows),

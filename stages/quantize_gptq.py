@@ -42,14 +42,20 @@ class Gptq(PackingSettings, Stage):
     """
 
     stage: Literal["quantize.gptq"] = "quantize.gptq"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     uses: ClassVar[frozenset[Use]] = frozenset({"calibration"})
 
     act_order: Annotated[
         bool, Field(description="round the inputs with the largest Hessian diagonal first (groups stay in place)")
     ] = True
     damping: Annotated[
-        float, Field(gt=0, lt=1, description="share of the Hessian's mean diagonal that is added to its diagonal")
+        float,
+        Field(
+            gt=0,
+            lt=1,
+            description="share of the Hessian's mean diagonal that is added to its diagonal; where it cannot be "
+            "factored, more is added, and a warning says so",
+        ),
     ] = 0.01
     windows: Annotated[int, Field(ge=1, le=65536, description="calibration windows")] = 64
     length: Annotated[int, Field(ge=8, le=32768, description="tokens in a calibration window")] = 512

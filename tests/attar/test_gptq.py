@@ -127,8 +127,12 @@ def test_inputs_that_are_never_active_do_no_harm() -> None:
 def test_a_hessian_that_cannot_be_factored_is_a_sentence() -> None:
     weight, hessian, grid = problem()
     assert torch.equal(damped(torch.eye(3), 0.5), 1.5 * torch.eye(3))
-    with pytest.raises(StageFailed, match="calibrate on more windows"):
-        solve(weight, hessian - 2 * hessian.diagonal().max() * torch.eye(COLUMNS), grid)
+    assert torch.equal(damped(torch.zeros(3, 3), 0.5), torch.eye(3))
+    lowest, mean = float(torch.linalg.eigvalsh(hessian)[0]), float(hessian.diagonal().mean())
+    broken = hessian - (lowest + 0.5 * mean) * torch.eye(COLUMNS)
+    assert float(broken.diagonal().mean()) > 0  # more damping adds
+    with pytest.raises(StageFailed, match=r"0\.25 more damping; calibrate on more windows"):
+        solve(weight, broken, grid)
 
 
 def test_one_that_only_just_cannot_is_damped_more_and_says_so() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from attar.facts import BITS
 from attar.packed import PackedLinear, from_gptq, to_gptq
 
-ROWS, COLUMNS, GROUP = 64, 128, 32
+ROWS, COLUMNS, GROUP = 96, 128, 32  # rows: more than are unpacked at once, and no multiple of those
 
 
 def integers(bits: int = 4, group: int = GROUP) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
