@@ -18,7 +18,7 @@ from attar.errors import BadInput
 
 PR_SET_PDEATHSIG = 1
 M_MMAP_THRESHOLD = -3
-LARGE = 1 << 22  # bytes, and more
+LARGE = 1 << 22  # bytes from which on a block counts as large
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "datasets", "numpy", "gptqmodel")
 
 
