@@ -65,7 +65,7 @@ def main(job: dict[str, Any]) -> None:
     writer.close()
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    used = {"version": stage.version, "settings": stage.settings()}
+    used = {"version": f"{stage.stage} {stage.version}", "settings": stage.settings()}
     (out / "result.json").write_text(json.dumps({"seconds": seconds, "peak_memory_bytes": peak, **used}))
 
     packed = dict(Model(folder).materialize(torch.bfloat16).named_modules())
