@@ -1,6 +1,5 @@
 """The store: ``<root>/<kind>/<fingerprint>/``, written once, verified on opening, never changed."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from attar.errors import BadInput, StageFailed
 from attar.fingerprint import sha256_file
+from attar.waiting import ANYBODY, Waiter, hold
 
 Kind = Literal["model", "dataset", "teacher-cache", "evaluation"]
 MANIFEST = "manifest.json"
@@ -114,20 +114,15 @@ class Store:
         return self.root / "state" / fingerprint
 
     @contextmanager
-    def lock(self, fingerprint: str, wait: bool = True) -> Iterator[bool]:
+    def lock(self, fingerprint: str, wait: bool = True, waiter: Waiter = ANYBODY) -> Iterator[bool]:
         """Hold the fingerprint's lock: two runs that need one artifact compute it once. Freed by the kernel.
 
         Yields whether it is held, which without ``wait`` it may not be.
         """
         path = self.root / "locks" / fingerprint
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+        with hold(path, f"artifact {fingerprint}", waiter, wait) as held:
+            yield held
 
     def require_writable(self) -> None:
         """Raise :class:`BadInput` if nothing can be stored here."""

@@ -40,6 +40,7 @@ class _Job(_Frozen):
     events: str  # file the child appends its events to
     machine: Machine
     fingerprint: str  # of the artifact this job makes
+    who: str = ""  # how others that wait for this job call it: the run and the step
 
 
 class StageSpec(_Job):
