@@ -124,12 +124,12 @@ class Execution:
         began = time.monotonic()
         title = step.label if spec.do == "stage" else f"measuring {step.label}"
         try:
-            run_child(spec, Path(spec.events).parent, title, watch, self.plan.recipe.progress_timeout)
+            result = run_child(spec, Path(spec.events).parent, title, watch, self.plan.recipe.progress_timeout)
         finally:
             curves.flush()
         if not self.has(spec):
             raise StageFailed(f"{title} ended well but left no {spec.fingerprint} in {self.plan.home.store.root}")
-        if spec.do == "stage":
+        if spec.do == "stage" and result["new"]:  # else another run made it meanwhile
             self._made[index] = time.monotonic() - began
 
     def measured(self, step: Step) -> None:

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from threading import Event
 from types import FrameType
+from typing import Any
 
 from attar import machine, shortage
 from attar.errors import AttarError, BadInput, first_line
@@ -52,7 +53,7 @@ def _failed(events: Events, text: str, code: int) -> int:
     return code
 
 
-def _do(spec: Spec, events: Events) -> dict[str, str]:
+def _do(spec: Spec, events: Events) -> dict[str, Any]:
     import torch
 
     warnings.simplefilter("ignore")
@@ -65,7 +66,8 @@ def _do(spec: Spec, events: Events) -> dict[str, str]:
             stage = parse(spec.settings)
             if stage.trains:
                 saves.set()
-            stage.run(spec, events, cancelled=stop.is_set)
+            made = stage.run(spec, events, cancelled=stop.is_set)
+            return {"fingerprint": spec.fingerprint, "new": made.new}
         case MeasureSpec():
             from stages.measure import run_measure
 

@@ -144,6 +144,6 @@ def test_a_slot_is_no_link_to_another_file(folder: Path, tmp_path: Path) -> None
     (tmp_path / "precious").write_text("kept")
     slots.folder()
     (folder / "cpu").symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError):
+    with pytest.raises(BadInput, match="cannot be locked"):
         Slot("cpu").__enter__()
     assert (tmp_path / "precious").read_text() == "kept"
