@@ -33,9 +33,8 @@ class Slot:
         try:
             self._held.enter_context(hold(self.path, self.what, self.waiter))
         except OSError as error:
-            raise BadInput(
-                f"the slot {self.path} cannot be locked ({error.strerror}); remove it, or name another folder in {FOLDER}"
-            ) from None
+            fault = f"the slot {self.path} cannot be locked ({error.strerror})"
+            raise BadInput(f"{fault}; remove it, or name another folder in {FOLDER}") from None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
