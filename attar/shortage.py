@@ -10,7 +10,7 @@ DISK = ("no space left on device", "os error 28", "disk quota exceeded")
 MEMORY = ("can't allocate memory", "cannot allocate memory", "std::bad_alloc", "out of memory", "failed to allocate")
 
 
-def sentence(error: BaseException, settings: Mapping[str, Any]) -> str | None:
+def sentence(error: BaseException, sizes: Mapping[str, Any]) -> str | None:
     """What ran out and what to try; None for an error of another kind."""
     for cause in _causes(error):
         text = str(cause).lower()
@@ -24,13 +24,13 @@ def sentence(error: BaseException, settings: Mapping[str, Any]) -> str | None:
             where = "the GPU" if "cuda" in text else "the process"
             asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", str(cause), re.IGNORECASE)
             size = f" when it asked for {asked[1]}" if asked else ""
-            return f"{where} ran out of memory{size}; {advice(settings)}"
+            return f"{where} ran out of memory{size}; {advice(sizes)}"
     return None
 
 
-def advice(settings: Mapping[str, Any]) -> str:
-    """What to try against want of memory, by the settings of the job that needed too much."""
-    lower = [f"{name} (now {settings[name]})" for name in SHRINKING if isinstance(settings.get(name), int)]
+def advice(sizes: Mapping[str, Any]) -> str:
+    """What to try against want of memory, by what the job's need depends on."""
+    lower = [f"{name} (now {sizes[name]})" for name in SHRINKING if isinstance(sizes.get(name), int)]
     close = "close other programs that hold memory"
     return f"lower {' or '.join(lower)}, or {close}" if lower else f"{close}, or take a smaller model"
 

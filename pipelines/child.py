@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines.following import Follower, Watch, follow
 from pipelines.memory_evidence import MemoryEvidence
 from pipelines.outcome import outcome, silence
-from stages.spec import ImportSpec, MeasureSpec, Spec
+from stages.spec import Spec
 
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -67,14 +66,4 @@ def run_child(
         )
     if not follow(process, follower, patience, memory.look):
         raise silence(patience, title, log)
-    return outcome(process.returncode, follower.last, title, log, _settings(spec), memory.found())
-
-
-def _settings(spec: Spec) -> Mapping[str, Any]:
-    """What a job's need of memory depends on."""
-    match spec:
-        case MeasureSpec():
-            return {"length": spec.suite.length, "windows": spec.suite.windows}
-        case ImportSpec():
-            return {}
-    return spec.settings
+    return outcome(process.returncode, follower.last, title, log, spec.sizes, memory.found())

@@ -24,7 +24,7 @@ AGAIN = "what is finished is kept, and the same command goes on from there"
 
 
 def outcome(
-    code: int, last: Event, title: str, log: Path, settings: Mapping[str, Any], memory: str = ""
+    code: int, last: Event, title: str, log: Path, sizes: Mapping[str, Any], memory: str = ""
 ) -> dict[str, Any]:
     """The result of a child's ``done`` event.
 
@@ -33,7 +33,7 @@ def outcome(
         last: its last event.
         title: how the job is called in error messages, e.g. ``3 quantize.gptq``.
         log: everything it printed.
-        settings: of the job, for advice.
+        sizes: settings that its need of memory may depend on.
         memory: evidence that memory ran out while it ran, half a sentence.
 
     Raises:
@@ -44,7 +44,7 @@ def outcome(
     if last.get("kind") == "error" and code in BY_EXIT_CODE:
         raise BY_EXIT_CODE[code](_titled(last["text"], title))
     if code < 0:
-        raise StageFailed(_ended(signal.Signals(-code).name, title, log, settings, memory))
+        raise StageFailed(_ended(signal.Signals(-code).name, title, log, sizes, memory))
     if machine.free_disk(log.parent) < FULL:
         raise StageFailed(f"{title} broke, and the disk of {log.parent} is full; make room: {AGAIN}")
     raise StageFailed(f"{title} broke with exit code {code}: {_last_line(log)} (all of it: {log})")
@@ -59,12 +59,12 @@ def silence(seconds: float, title: str, log: Path) -> StageFailed:
     )
 
 
-def _ended(name: str, title: str, log: Path, settings: Mapping[str, Any], memory: str) -> str:
+def _ended(name: str, title: str, log: Path, sizes: Mapping[str, Any], memory: str) -> str:
     said = log.read_text(errors="replace")
     if name == "SIGABRT" and "bad_alloc" in said:  # C++ gives up when memory ends inside a thread of a library
         memory = memory or "a library got no more"
     if memory and name in ("SIGKILL", "SIGABRT"):
-        return f"{title} ran out of memory and was killed ({memory}); {advice(settings)}; {AGAIN}"
+        return f"{title} ran out of memory and was killed ({memory}); {advice(sizes)}; {AGAIN}"
     if name in CRASHES:
         return (
             f"{title} crashed in native code ({name}: {CRASHES[name]}){_library(said)}; run the same command again: "

@@ -39,7 +39,7 @@ def main(path: Path) -> int:
     except KeyboardInterrupt:
         return _failed(events, "cancelled", 130)
     except Exception as error:  # the last line of defence: a sentence for the reader, the traceback for the log
-        short = shortage.sentence(error, spec.settings if isinstance(spec, StageSpec) else {})
+        short = shortage.sentence(error, spec.sizes)
         if short is None:
             traceback.print_exc()
         return _failed(events, short or f"{type(error).__name__}: {first_line(error)}", 4)

@@ -42,6 +42,11 @@ class _Job(_Frozen):
     fingerprint: str  # of the artifact this job makes
     who: str = ""  # how others that wait for this job call it: the run and the step
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What its need of memory may depend on, by the names of the settings."""
+        return {}
+
 
 class StageSpec(_Job):
     """Run one stage."""
@@ -56,6 +61,10 @@ class StageSpec(_Job):
     inputs: dict[str, str]
     responses: DatasetRef | None = None
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return self.settings
+
 
 class MeasureSpec(_Job):
     """Measure one model against the origin."""
@@ -67,6 +76,10 @@ class MeasureSpec(_Job):
     data: DataSettings
     inputs: dict[str, str]
     origin_evaluation: str | None  # fingerprint of the origin's own evaluation; None when that is what is measured
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return {"length": self.suite.length, "windows": self.suite.windows}
 
 
 class ImportSpec(_Job):
