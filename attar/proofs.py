@@ -4,20 +4,18 @@ A stage that did nothing, or broke the model, ends here with a sentence; nothing
 """
 
 import os
-import subprocess
-import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from attar import probe
+from attar import fresh, probe
 from attar.checkpoint import read_facts, stored_tensors, weight_files
 from attar.errors import BadInput, ProofFailed
 from attar.facts import ModelFacts
-from attar.machine import die_with_parent
 from attar.model import Model
 from attar.writer import Writer
 
@@ -75,20 +73,14 @@ def _reopens(writer: Writer, facts: ModelFacts) -> float:
         raise ProofFailed("the stage handed over no logits on the probe, so its result cannot be checked")
     exchange = writer.folder.with_name(writer.folder.name + ".probe.safetensors")
     save_file({"tokens": probe.tokens(facts.vocabulary)}, exchange)
-    script = Path(__file__).with_name("reopen.py")
-    command = [sys.executable, "-P", "-W", "ignore", str(script), str(writer.folder), str(exchange)]
     try:
-        parent = os.getpid()
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: die_with_parent(parent),
-        )
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise ProofFailed(f"the saved model does not open in a fresh process: {reason}")
+        with TemporaryFile() as said:
+            process = fresh.start("attar.reopen", [str(writer.folder), str(exchange)], os.environ, said)
+            if process.wait() != 0:
+                said.seek(0)
+                lines = said.read().decode(errors="replace").strip().splitlines()
+                reason = lines[-1] if lines else f"exit code {process.returncode}"
+                raise ProofFailed(f"the saved model does not open in a fresh process: {reason}")
         reopened = load_file(exchange)["logits"]
     finally:
         exchange.unlink(missing_ok=True)

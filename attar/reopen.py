@@ -1,11 +1,10 @@
-"""Opens a model folder in a process of its own and writes its logits on the probe: ``python -P reopen.py FOLDER OUT``.
+"""Opens a model folder in a process of its own and writes its logits on the probe.
 
 A dense folder is opened by transformers alone, as any user of the result would: this file imports Attar only for
 packed models, which Attar's own linear opens.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -29,5 +28,7 @@ def main(folder: Path, out: Path) -> None:
     save_file({"tokens": ids, "logits": logits.contiguous()}, out)
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+def start(folder: str, out: str) -> int:
+    """Entry point of the process."""
+    main(Path(folder), Path(out))
+    return 0

@@ -1,11 +1,10 @@
 """Runs one job in a child process and follows its events; whatever happens here, the child does not outlive it."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from attar import fresh
 from pipelines.following import Follower, Watch, follow
 from pipelines.memory_evidence import MemoryEvidence
 from pipelines.outcome import outcome, silence
@@ -22,6 +21,22 @@ QUIET = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it a GPU's matmuls are not reproducible
 }
+
+
+# What jobs on a CPU find loaded; a GPU must not be touched before a process is forked, so its jobs load for themselves.
+MODULES = (*fresh.MATERIAL, "stages.__main__", "stages.run", "stages.measure")
+WITHHELD = ("PREFECT_", "MLFLOW_")  # variables that may hold passwords, of which no stage has need
+
+
+def prepare(threads: int) -> None:
+    """Load in the background what jobs on a CPU will find loaded."""
+    fresh.prepare(_environment(threads), MODULES)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Variables of a job."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(WITHHELD)}
+    return {**kept, **QUIET, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
 def events_file(folder: Path) -> Path:
@@ -49,21 +64,14 @@ def run_child(
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "spec.json"
     file.write_text(spec.model_dump_json(indent=1))
-    threads = str(spec.machine.threads)
-    environment = {**os.environ, **QUIET, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    environment["ATTAR_PARENT"] = str(os.getpid())
+    environment = _environment(spec.machine.threads)
+    on_gpu = spec.machine.device.startswith("cuda")
+    if not on_gpu:
+        fresh.prepare(environment, MODULES)
     follower, memory = Follower(Path(spec.events), watch), MemoryEvidence()
     log = folder / "log.txt"
     with open(log, "ab") as output:
-        # -P: a folder named "stages" or "json.py" where the user stands must not be imported.
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "stages", str(file)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+        process = fresh.start("stages.__main__", [str(file)], environment, output, fork=not on_gpu)
     if not follow(process, follower, patience, memory.look):
         raise silence(patience, title, log)
     return outcome(process.returncode, follower.last, title, log, spec.sizes, memory.found())

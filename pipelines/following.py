@@ -7,26 +7,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from attar import events
 from attar.events import Event
+from attar.fresh import Process
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 15.0  # between asking a child to stop and killing its group
 
 Watch = Callable[[Event], None]
-
-
-class Process(Protocol):
-    """A process that leads its own group, as ``subprocess`` gives it."""
-
-    @property
-    def pid(self) -> int: ...
-    @property
-    def returncode(self) -> int | None: ...
-    def poll(self) -> int | None: ...
-    def wait(self, timeout: float | None = None) -> int: ...
 
 
 class Follower:

@@ -1,7 +1,6 @@
 """The child process: ``python -m stages SPEC.json`` does one job and tells its parent through ``events.jsonl``."""
 
 import faulthandler
-import os
 import signal
 import sys
 import traceback
@@ -11,13 +10,12 @@ from threading import Event
 from types import FrameType
 from typing import Any
 
-from attar import machine, shortage
+from attar import shortage
 from attar.errors import AttarError, BadInput, first_line
 from attar.events import Events
 from stages import parse
 from stages.spec import ImportSpec, MeasureSpec, Spec, StageSpec, read_spec
 
-PARENT = "ATTAR_PARENT"  # the process that started this one
 SAVING_SECONDS = 10  # less than the parent's patience
 
 stop = Event()
@@ -26,8 +24,6 @@ saves = Event()  # the job looks at ``stop`` and saves what it has
 
 def main(path: Path) -> int:
     """Do the job in ``path``; the exit code is that of the error, 0 when all went well."""
-    if PARENT in os.environ:
-        machine.die_with_parent(int(os.environ[PARENT]))
     faulthandler.enable()  # where a native crash was, for the log
     spec = read_spec(path)
     events = Events(Path(spec.events))
@@ -89,8 +85,12 @@ def _asked_to_stop(number: int, frame: FrameType | None) -> None:
     signal.alarm(SAVING_SECONDS)
 
 
+def start(path: str) -> int:
+    """Entry point of the process: the job in a file."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, _asked_to_stop)
+    return main(Path(path))
+
+
 if __name__ == "__main__":
-    for _number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(_number, _asked_to_stop)
-    signal.signal(signal.SIGALRM, _asked_to_stop)
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(start(sys.argv[1]))

@@ -16,9 +16,18 @@ from typing import Any
 
 import pytest
 
+from pipelines import child
+
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
+os.environ.update(child.QUIET)  # jobs that a test starts itself find loaded what those of the pipeline do
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loaded() -> None:
+    """Load the libraries once for all jobs that the tests of this process start."""
+    child.prepare(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
