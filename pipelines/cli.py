@@ -56,7 +56,7 @@ def run(
     track: Annotated[bool, typer.Option(help="record the run in MLflow")] = True,
 ) -> None:
     """Run a recipe. What the store has already is not computed again; after a crash, run the same command again."""
-    from pipelines import prefect_server, progress, tables
+    from pipelines import child, prefect_server, progress, tables
     from pipelines.embedded import configure
     from pipelines.report import Report
 
@@ -71,6 +71,8 @@ def run(
     )
     for text in plan.warnings:
         console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+    if any(to_run) and not plan.machine.device.startswith("cuda"):
+        child.prepare(plan.machine.threads)  # while the servers start
     configure(place)
     name = place.new_run(parsed.name)
     folder = place.runs / name
