@@ -125,14 +125,16 @@ class Store:
         return self.root / "state" / fingerprint
 
     @contextmanager
-    def lock(self, fingerprint: str, wait: bool = True, waiter: Waiter = ANYBODY) -> Iterator[bool]:
+    def lock(
+        self, fingerprint: str, wait: bool = True, shared: bool = False, waiter: Waiter = ANYBODY
+    ) -> Iterator[bool]:
         """Hold the fingerprint's lock: two runs that need one artifact compute it once. Freed by the kernel.
 
-        Yields whether it is held, which without ``wait`` it may not be.
+        Yields whether it is held, which without ``wait`` it may not be. ``shared``: with others who share it.
         """
         path = self.root / "locks" / fingerprint
         path.parent.mkdir(parents=True, exist_ok=True)
-        with hold(path, f"artifact {fingerprint}", waiter, wait) as held:
+        with hold(path, f"artifact {fingerprint}", waiter, wait, shared) as held:
             yield held
 
     def require_writable(self) -> None:

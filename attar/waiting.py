@@ -28,21 +28,23 @@ ANYBODY = Waiter()
 
 
 @contextmanager
-def hold(path: Path, what: str, waiter: Waiter = ANYBODY, wait: bool = True) -> Iterator[bool]:
+def hold(path: Path, what: str, waiter: Waiter = ANYBODY, wait: bool = True, shared: bool = False) -> Iterator[bool]:
     """Hold the lock ``path`` for as long as the block lasts; yields whether it is held.
 
     Args:
         what: what the lock stands for, as a waiting process calls it.
         wait: without it somebody else's lock is left alone, and the block runs without.
+        shared: with others who share it.
 
     Raises:
         Cancelled: the waiter was cancelled while it waited.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        held = _try(handle)
+        how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        held = _try(handle, how)
         if wait and not held:
-            _await(handle, what, waiter)
+            _await(handle, how, what, waiter)
             held = True
         if not held:
             yield False
@@ -57,10 +59,10 @@ def hold(path: Path, what: str, waiter: Waiter = ANYBODY, wait: bool = True) -> 
         os.close(handle)
 
 
-def _await(handle: int, what: str, waiter: Waiter) -> None:
+def _await(handle: int, how: int, what: str, waiter: Waiter) -> None:
     """Polls, since a process that waits inside the kernel can neither look whether it is cancelled nor speak."""
     told, tries = "", 1
-    while not _try(handle):
+    while not _try(handle, how):
         if waiter.cancelled():
             raise Cancelled(f"cancelled while waiting for {what}")
         text = f"waiting for {what}: {_signed(handle)} holds it"
@@ -73,9 +75,9 @@ def _await(handle: int, what: str, waiter: Waiter) -> None:
         waiter.say("")
 
 
-def _try(handle: int) -> bool:
+def _try(handle: int, how: int) -> bool:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -90,6 +90,14 @@ def test_a_lock_that_is_only_looked_at_keeps_its_holders_name(tmp_path: Path) ->
     assert told == ["waiting for it: the holder holds it"]
 
 
+def test_some_share_a_lock_that_nobody_else_gets_meanwhile(tmp_path: Path) -> None:
+    with hold(tmp_path / "lock", "it", shared=True), hold(tmp_path / "lock", "it", wait=False, shared=True) as both:
+        with hold(tmp_path / "lock", "it", wait=False) as alone:
+            assert both and not alone
+    with hold(tmp_path / "lock", "it", wait=False) as alone:
+        assert alone
+
+
 def test_a_lent_slot_is_for_others_until_it_comes_back() -> None:
     def free() -> bool:
         with hold(slots.folder() / "cpu", "it", wait=False) as held:
