@@ -27,6 +27,12 @@ MATERIAL = (
     "attar.packed",
     "attar.training",
 )
+# Prefixes of variables that are read when a process begins or a library is loaded, and not again.
+READ_BY_LIBRARIES = (
+    *("LD_", "GLIBC_", "MALLOC_", "PYTHON", "PATH", "HOME", "XDG_", "LANG", "LC_"),
+    *("OMP_", "MKL_", "OPENBLAS_", "GOMP_", "KMP_", "ATEN_", "TORCH", "CUDA", "CUBLAS_", "NVIDIA_"),
+    *("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TOKENIZERS_", "ACCELERATE_"),
+)
 MOST = 2  # processes that fork, each with the libraries in its memory
 
 
@@ -229,6 +235,7 @@ def _readable(answers: socket.socket, milliseconds: int | None) -> bool:
 
 
 def _key(environment: Mapping[str, str]) -> str:
-    """One text for environments that load the same libraries in the same way."""
-    ours = ("ATTAR_", "PREFECT_", "MLFLOW_", "PYTEST_", "TMPDIR", "PWD", "OLDPWD", "SHLVL", "_")
-    return json.dumps(sorted((k, v) for k, v in environment.items() if not k.startswith(ours)))
+    """One text for environments in which the same libraries are loaded in the same way."""
+    return json.dumps(
+        sorted((name, value) for name, value in environment.items() if name.startswith(READ_BY_LIBRARIES))
+    )
