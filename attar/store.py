@@ -15,6 +15,7 @@ from attar.fingerprint import sha256_file
 
 Kind = Literal["model", "dataset", "teacher-cache", "evaluation"]
 MANIFEST = "manifest.json"
+COLLECTING = "collecting"  # the lock that is shared while a run plans and writes down what it needs
 
 
 @dataclass(frozen=True)
@@ -114,16 +115,17 @@ class Store:
         return self.root / "state" / fingerprint
 
     @contextmanager
-    def lock(self, fingerprint: str, wait: bool = True) -> Iterator[bool]:
+    def lock(self, fingerprint: str, wait: bool = True, shared: bool = False) -> Iterator[bool]:
         """Hold the fingerprint's lock: two runs that need one artifact compute it once. Freed by the kernel.
 
-        Yields whether it is held, which without ``wait`` it may not be.
+        Yields whether it is held, which without ``wait`` it may not be. ``shared``: with others who share it.
         """
+        how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         path = self.root / "locks" / fingerprint
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, how if wait else how | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
             else:

@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from attar.errors import AttarError
+from attar.store import COLLECTING
 from pipelines.execution import Execution
 from pipelines.home import Home
 from pipelines.journal import Journal
@@ -75,9 +76,10 @@ def compress(
     execution: Execution | None = None
     try:
         place.store.sweep()
-        plan = make_plan(parsed, place, complete=True)
-        execution = Execution(plan, run, journal)
-        execution.begin(flow_run=str(runtime.flow_run.id or ""))
+        with place.store.lock(COLLECTING, shared=True):  # what is planned with stays, and is then in the journal
+            plan = make_plan(parsed, place, complete=True)
+            execution = Execution(plan, run, journal)
+            execution.begin(flow_run=str(runtime.flow_run.id or ""))
         token = _EXECUTION.set(execution)
         try:
             for step in plan.steps:
