@@ -26,13 +26,19 @@ from stages.spec import MeasureSpec, StageSpec
 _EXECUTION: ContextVar[Execution] = ContextVar("execution")
 
 
-@task(name="stage", task_run_name="{title}", cache_policy=NO_CACHE, persist_result=False)
+@task(name="stage", task_run_name="{title}", cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
 def stage(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
     """Run one stage in a child process, unless the store has its artifact."""
     return _run(title, step, StageSpec.model_validate(spec))
 
 
-@task(name="measure", task_run_name="{title} · measure", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="measure",
+    task_run_name="{title} · measure",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    result_serializer="json",
+)
 def measure(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
     """Measure one model in a child process, unless the store has the evaluation."""
     return _run(title, step, MeasureSpec.model_validate(spec))
@@ -53,7 +59,7 @@ def _name() -> str:
     return f"{parameters['recipe']['name']} · {parameters.get('run') or 'new run'}"
 
 
-@flow(name="compress", flow_run_name=_name, persist_result=False)
+@flow(name="compress", flow_run_name=_name, persist_result=False, result_serializer="json")
 def compress(
     recipe: dict[str, Any], home: str | None = None, run: str | None = None, track: bool = True
 ) -> dict[str, Any]:

@@ -27,19 +27,14 @@ def pins(home: Home) -> Pins:
         if tracked:
             raise _elsewhere(home, next(iter(tracked)))
         return Pins()
-    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     try:
         client = MlflowClient(tracking_uri=home.mlflow_uri)
         versions = list(_versions(client))
         for run, parent in tracked.items():
-            try:
-                client.get_run(parent)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                raise _elsewhere(home, run) from None
+            if _tags(client, parent) is None:
+                raise _elsewhere(home, run)
         told = [texts for version in versions for texts in _told(client, version)]
     except BadInput:
         raise
@@ -83,10 +78,22 @@ def _told(client: Any, version: Any) -> Iterator[Any]:
         yield {**model.params, **model.tags}
         runs.add(model.source_run_id)
     for run in filter(None, runs):
-        tags = dict(client.get_run(run).data.tags)
+        tags = _tags(client, run) or {}
         yield tags
         if parent := tags.get("mlflow.parentRunId"):
-            yield {"attar.run": client.get_run(parent).data.tags.get("attar.run", "")}
+            yield {"attar.run": (_tags(client, parent) or {}).get("attar.run", "")}
+
+
+def _tags(client: Any, run: str) -> dict[str, str] | None:
+    """Tags of a run; None when this MLflow has none of that id, not even a deleted one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return dict(client.get_run(run).data.tags)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def _elsewhere(home: Home, run: str) -> BadInput:
