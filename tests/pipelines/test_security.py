@@ -128,7 +128,7 @@ def with_code(model: Path, folder: Path) -> Path:
 def written(
     tmp_path_factory: pytest.TempPathFactory, lasting_teacher_server: "Teacher", model: Path, text: Path
 ) -> Written:
-    """A run of all kinds of stages, of a model that comes with code, and what the other commands say of it; every log as talkative as it can be."""
+    """A run of all kinds of stages, of a model with code, then what other commands say of it; all logs talkative."""
     folder = tmp_path_factory.mktemp("security")
     recipe, home = folder / "recipe.yaml", folder / "home"
     endpoint = {"url": lasting_teacher_server.url, "model": "m", "terms_accepted": True, "key_variable": "TEACHER_KEY"}
