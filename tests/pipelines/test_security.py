@@ -1,5 +1,6 @@
 """One run with a secret in every place where secrets live: none of them is written, and neither is a pickle."""
 
+import ast
 import base64
 import io
 import json
@@ -186,6 +187,20 @@ def test_no_pickle_is_written(written: Written) -> None:
         if content.startswith(b"SQLite format 3"):
             databases.add(Path(name).name)
     assert databases >= {"mlflow.db", "prefect.db"}
+
+
+def test_every_flow_and_task_keeps_its_results_as_json() -> None:
+    """Prefect's default is pickle, which it uses for the exception of a task even where no result is kept."""
+    calls = [
+        (path.name, decorator)
+        for path in (Path(__file__).parents[2] / "pipelines").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for decorator in getattr(node, "decorator_list", [])
+        if ast.unparse(decorator).split("(")[0].split(".")[-1] in ("flow", "task")
+    ]
+    assert len(calls) >= 3
+    for name, decorator in calls:
+        assert "result_serializer='json'" in ast.unparse(decorator), f"{name}: {ast.unparse(decorator)}"
 
 
 def test_code_in_a_model_folder_is_not_run(written: Written) -> None:
