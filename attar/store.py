@@ -19,6 +19,7 @@ from attar.waiting import ANYBODY, Waiter, hold
 Kind = Literal["model", "dataset", "teacher-cache", "evaluation"]
 MANIFEST = "manifest.json"
 LEFT_OVER_SECONDS = 60  # no small file takes longer to write
+COLLECTING = "collecting"  # the lock that is shared while a run plans and writes down what it needs
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -31,7 +31,7 @@ from attar.divergence import TopK, top_of
 from attar.errors import BadInput, Cancelled, StageFailed
 from attar.fingerprint import environment_versions, hash_json
 from attar.model import head_weight, last_hidden, softcap
-from attar.store import Artifact, Store
+from attar.store import MANIFEST, Artifact, Store
 
 if TYPE_CHECKING:
     from attar.model import Model
@@ -171,10 +171,13 @@ def _intact(store: Store, name: str, context: Surroundings) -> Artifact | None:
     if store.find("teacher-cache", name) is None:
         return None
     try:
-        return store.open("teacher-cache", name)
+        artifact = store.open("teacher-cache", name)
     except StageFailed:
         context.log(f"the teacher cache {name} is not what was stored; it is made again", level="warning")
         return None
+    with suppress(OSError):  # a store that may only be read
+        os.utime(artifact.folder / MANIFEST)  # when it was last of use decides how long it is kept
+    return artifact
 
 
 def _make(teacher: "Model", windows: Windows, keep: Keep, name: str, context: Surroundings) -> Artifact:

@@ -1,4 +1,4 @@
-"""The command line: ``attar run``, ``plan``, ``show``, ``stages``, ``doctor``, ``sync``.
+"""The command line: ``attar run``, ``plan``, ``show``, ``stages``, ``doctor``, ``sync``, ``gc``.
 
 Exit codes: 0 done, 2 bad input, 3 a gate was not passed, 4 a stage broke, 130 cancelled. Errors are one sentence on
 standard error. What is heavy is imported inside the commands, so that ``--help`` is quick.
@@ -186,6 +186,31 @@ def sync(home: HomeFolder = None, as_json: AsJson = False) -> None:
         _print_json(results)
     for name, count in {} if as_json else results.items():
         _console(stderr=False).print(f"{name}: {count} records sent", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def gc(
+    home: HomeFolder = None,
+    keep_runs: Annotated[
+        int, typer.Option(min=0, help="newest runs of every recipe's name that are kept with all they need")
+    ] = 10,
+    older_than: Annotated[str, typer.Option(metavar="AGE", help="younger runs are kept, too: 12h, 30d, 2w")] = "30d",
+    yes: Annotated[bool, typer.Option("--yes", help="delete; without it nothing is changed")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete what no kept run, no running one, no registered model and no lineage needs; first say what that is."""
+    from pipelines import collection
+    from pipelines.embedded import configure
+    from pipelines.home import Home
+    from pipelines.retention import Rule
+
+    rule, place = Rule.parse(keep_runs, older_than), Home.open(home)
+    configure(place)
+    result = collection.collect(place, rule, yes)
+    if as_json:
+        _print_json(result.as_json())
+    else:
+        collection.show(_console(stderr=False), result)
 
 
 def main(arguments: list[str] | None = None) -> None:

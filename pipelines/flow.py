@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from attar.errors import AttarError
+from attar.store import COLLECTING
 from pipelines.execution import Execution
 from pipelines.home import Home
 from pipelines.journal import Journal
@@ -25,13 +26,19 @@ from stages.spec import MeasureSpec, StageSpec
 _EXECUTION: ContextVar[Execution] = ContextVar("execution")
 
 
-@task(name="stage", task_run_name="{title}", cache_policy=NO_CACHE, persist_result=False)
+@task(name="stage", task_run_name="{title}", cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
 def stage(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
     """Run one stage in a child process, unless the store has its artifact."""
     return _run(title, step, StageSpec.model_validate(spec))
 
 
-@task(name="measure", task_run_name="{title} · measure", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="measure",
+    task_run_name="{title} · measure",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    result_serializer="json",
+)
 def measure(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
     """Measure one model in a child process, unless the store has the evaluation."""
     return _run(title, step, MeasureSpec.model_validate(spec))
@@ -52,7 +59,7 @@ def _name() -> str:
     return f"{parameters['recipe']['name']} · {parameters.get('run') or 'new run'}"
 
 
-@flow(name="compress", flow_run_name=_name, persist_result=False)
+@flow(name="compress", flow_run_name=_name, persist_result=False, result_serializer="json")
 def compress(
     recipe: dict[str, Any], home: str | None = None, run: str | None = None, track: bool = True
 ) -> dict[str, Any]:
@@ -75,9 +82,10 @@ def compress(
     execution: Execution | None = None
     try:
         place.store.sweep()
-        plan = make_plan(parsed, place, complete=True)
-        execution = Execution(plan, run, journal)
-        execution.begin(flow_run=str(runtime.flow_run.id or ""))
+        with place.store.lock(COLLECTING, shared=True):  # what is planned with stays, and is then in the journal
+            plan = make_plan(parsed, place, complete=True)
+            execution = Execution(plan, run, journal)
+            execution.begin(flow_run=str(runtime.flow_run.id or ""))
         token = _EXECUTION.set(execution)
         try:
             for step in plan.steps:

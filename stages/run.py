@@ -151,6 +151,7 @@ def _told(stage: Stage, spec: StageSpec, seconds: float) -> dict[str, Any]:
         "dtype": spec.machine.dtype,
         "inputs": spec.inputs,
         "source": {"folder": spec.source.folder, "fingerprint": spec.source.fingerprint},
+        "teacher": {"folder": spec.teacher.folder, "fingerprint": spec.teacher.fingerprint} if spec.teacher else None,
         "data": spec.data.model_dump(),
         "machine": machine.describe(spec.machine.device, spec.machine.threads),
         "versions": machine.versions(),

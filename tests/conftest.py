@@ -124,11 +124,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-@pytest.fixture
-def teacher_server() -> Iterator[Teacher]:
+def _serving() -> Iterator[Teacher]:
     with Teacher() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         yield server
         server.shutdown()
         thread.join()
+
+
+teacher_server = pytest.fixture(_serving, name="teacher_server")
+lasting_teacher_server = pytest.fixture(_serving, scope="session", name="lasting_teacher_server")
