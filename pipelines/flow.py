@@ -13,12 +13,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from attar.errors import AttarError
+from pipelines import lost_runs, patience, prefect_link
 from pipelines.execution import Execution
 from pipelines.home import Home
 from pipelines.journal import Journal
 from pipelines.plan import make_plan
 from pipelines.recipe import validate
-from pipelines.tracking import open_tracker
+from pipelines.tracking import catch_up, open_tracker
 from stages.spec import MeasureSpec, StageSpec
 
 # What a task needs beside its parameters, which stay small JSON for the Prefect UI.
@@ -26,12 +27,14 @@ _EXECUTION: ContextVar[Execution] = ContextVar("execution")
 
 
 @task(name="stage", task_run_name="{title}", cache_policy=NO_CACHE, persist_result=False)
+@patience.counted
 def stage(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
     """Run one stage in a child process, unless the store has its artifact."""
     return _run(title, step, StageSpec.model_validate(spec))
 
 
 @task(name="measure", task_run_name="{title} · measure", cache_policy=NO_CACHE, persist_result=False)
+@patience.counted
 def measure(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
     """Measure one model in a child process, unless the store has the evaluation."""
     return _run(title, step, MeasureSpec.model_validate(spec))
@@ -53,6 +56,7 @@ def _name() -> str:
 
 
 @flow(name="compress", flow_run_name=_name, persist_result=False)
+@patience.counted
 def compress(
     recipe: dict[str, Any], home: str | None = None, run: str | None = None, track: bool = True
 ) -> dict[str, Any]:
@@ -72,12 +76,16 @@ def compress(
     run = run or place.new_run(parsed.name)
     folder = place.runs / run
     journal = Journal(folder, open_tracker(parsed, place, folder, track))
+    prefect = patience.Patience(lambda text: journal.write("warning", step=None, text=text))
+    lost_runs.close(place)
+    if track:
+        catch_up(parsed, place)
     execution: Execution | None = None
     try:
         place.store.sweep()
         plan = make_plan(parsed, place, complete=True)
         execution = Execution(plan, run, journal)
-        execution.begin(flow_run=str(runtime.flow_run.id or ""))
+        execution.begin(flow_run=str(runtime.flow_run.id or ""), flow_run_url=prefect_link.flow_run_url())
         token = _EXECUTION.set(execution)
         try:
             for step in plan.steps:
@@ -85,9 +93,11 @@ def compress(
                     execution.open(step)
                     title = f"{parsed.name} · {step.label}"
                     if step.stage is not None:
-                        stage(title, step.index, execution.stage_spec(step).model_dump(mode="json"))
+                        spec = execution.stage_spec(step).model_dump(mode="json")
+                        prefect.through(stage, title, step.index, spec)
                     if step.dataset is None:  # else its model was measured by the step before
-                        measure(title, step.index, execution.measure_spec(step).model_dump(mode="json"))
+                        spec = execution.measure_spec(step).model_dump(mode="json")
+                        prefect.through(measure, title, step.index, spec)
                     execution.measured(step)
         finally:
             _EXECUTION.reset(token)

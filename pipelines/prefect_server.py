@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -19,6 +20,12 @@ from pipelines.home import Home
 
 URL = "PREFECT_API_URL"
 ASK_SECONDS = 20.0
+_STARTED = threading.Event()
+
+
+def embedded() -> bool:
+    """Whether this process talks to a server of its own, which has no pages."""
+    return _STARTED.is_set()
 
 
 def start(home: Home) -> None:
@@ -45,6 +52,7 @@ def start(home: Home) -> None:
     for name in ("no_proxy", "NO_PROXY"):  # Prefect's client would ask a proxy for the way to this machine
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
     os.environ[URL] = f"http://127.0.0.1:{port}/api"
+    _STARTED.set()
 
 
 def _wait(process: "subprocess.Popen[bytes]", port: int, log: str) -> None:
