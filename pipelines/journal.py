@@ -68,7 +68,8 @@ class Journal:
         if self._sender is not None:
             self._sender.close()
             if waiting := unsent(self.folder):
-                self._warn(f"{waiting} records wait on disk for MLflow; the next run or attar sync sends them")
+                why = self._sender.failure
+                self._warn(f"{waiting} records wait on disk for MLflow ({why}); the next run or attar sync sends them")
         with self._lock:
             self._file.close()
 

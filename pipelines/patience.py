@@ -18,12 +18,15 @@ from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 from attar.errors import first_line
+from pipelines import prefect_server
 from pipelines.credentials import without_credentials
 
 P = ParamSpec("P")
 T = TypeVar("T")
 LAST_WORD_SECONDS = 30.0  # for Prefect to note how a run ended
 LEAVE_SECONDS = 20.0  # for its threads to send their last lines
+GONE_SECONDS = 1.0  # instead of these, when the embedded server is dead
+LOOK_SECONDS = 0.2
 
 
 class Outcome:
@@ -141,7 +144,8 @@ class LastWord:
 
     def _watch(self) -> None:
         self._outcome.ended.wait()
-        if self._left.wait(self._seconds) or not self._claim.acquire(blocking=False):
+        _wait(self._left, self._seconds)
+        if self._left.is_set() or not self._claim.acquire(blocking=False):
             return
         try:
             code = self._tell(self._outcome)
@@ -157,10 +161,18 @@ def leave(code: int) -> None:
         return
 
     def wait() -> None:
-        time.sleep(LEAVE_SECONDS)
+        _wait(threading.Event(), LEAVE_SECONDS)
         _end(code)
 
     threading.Thread(target=wait, name="attar-leave", daemon=True).start()
+
+
+def _wait(event: threading.Event, seconds: float) -> None:
+    """Wait for an event; not for long when there is nobody left to talk to."""
+    until = time.monotonic() + seconds
+    while not event.wait(LOOK_SECONDS) and time.monotonic() < until:
+        if prefect_server.gone():
+            until = min(until, time.monotonic() + GONE_SECONDS)
 
 
 def _end(code: int) -> None:

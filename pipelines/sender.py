@@ -91,6 +91,7 @@ class Sender:
         self._journal = journal
         self._backlog = Backlog(journal, tracker)
         self._warn = warn
+        self.failure = "no answer in time"  # why the last records are not sent
         self._told: set[str] = set()
         self._new = threading.Event()
         self._closing = threading.Event()
@@ -136,10 +137,10 @@ class Sender:
             try:
                 self._backlog.send()
             except Exception as error:  # whatever a tracking server does, the work goes on
+                self.failure = without_credentials(first_line(error))
                 if last:
                     return
-                text = without_credentials(first_line(error))
-                self._tell("away", f"tracking waits ({text}); the run goes on, and the rest is sent when it answers")
+                self._tell("away", f"tracking waits ({self.failure}); the run goes on, and the rest is sent later")
                 self._closing.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
