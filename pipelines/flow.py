@@ -14,6 +14,7 @@ from prefect.states import Completed
 
 from attar.errors import AttarError
 from pipelines import lost_runs, patience, prefect_link
+from pipelines.credentials import without_credentials
 from pipelines.execution import Execution
 from pipelines.home import Home
 from pipelines.journal import Journal
@@ -107,7 +108,7 @@ def compress(
         text = str(error) if isinstance(error, AttarError) else f"{type(error).__name__}: {error}"
         text = "cancelled; the same recipe goes on from here" if cancelled else text
         if execution is not None:
-            execution.finish("cancelled" if cancelled else "failed", text)
+            execution.finish("cancelled" if cancelled else "failed", without_credentials(text))
         raise
     finally:
         journal.close()
