@@ -148,7 +148,7 @@ def wait_for_job(process: "subprocess.Popen[str]", home: Path, before: set[Path]
 
 def server_of(process: "subprocess.Popen[str]") -> psutil.Process:
     children = psutil.Process(process.pid).children(recursive=True)
-    return next(child for child in children if "pipelines.prefect_server" in child.cmdline())
+    return next(child for child in children if any(word.startswith("pipelines.prefect_") for word in child.cmdline()))
 
 
 def test_a_run_that_dies_and_a_server_that_dies(document: dict[str, Any], write: Write, home: Path) -> None:
