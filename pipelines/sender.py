@@ -14,11 +14,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from attar import events
 from attar.errors import first_line
-from attar.events import Event
 from pipelines.credentials import without_credentials
 
 SENT = "journal.sent"
@@ -38,7 +37,7 @@ class Tracker(Protocol):
 
     patience: float  # seconds that the end of a run waits for a sign of life
 
-    def send(self, record: Event) -> None:
+    def send(self, record: dict[str, Any]) -> None:
         """Pass on one record.
 
         Raises:
@@ -59,7 +58,7 @@ class Backlog:
         self._count: int | None = None
         self._skip = 0
         self._offset = 0
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[dict[str, Any]] = deque()
 
     def send(self) -> None:
         """Send all there is; raises when the tracker does not take a record now."""
@@ -80,7 +79,7 @@ class Backlog:
         new, self._offset = events.read(self.journal, self._offset)
         skipped = min(self._skip, len(new))
         self._skip -= skipped
-        self._waiting += new[skipped:]
+        self._waiting.extend(dict(event) for event in new[skipped:])
         return bool(self._waiting)
 
 
