@@ -17,7 +17,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
-from attar.errors import first_line
+from attar.errors import Cancelled, first_line
 from pipelines import prefect_server
 from pipelines.credentials import without_credentials
 
@@ -89,6 +89,10 @@ def through(outcome: Outcome, failed: Callable[[Exception], None], called: Any, 
     try:
         called(*args)
     except Exception as error:
+        from prefect.exceptions import CancelledRun
+
+        if isinstance(error, CancelledRun) and not outcome.ended.is_set():
+            raise Cancelled("cancelled before it began") from None
         if outcome.error is None:
             failed(error)
             if not outcome.ended.is_set():
