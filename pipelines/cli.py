@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,11 +57,12 @@ def run(
     track: Annotated[bool, typer.Option(help="record the run in MLflow")] = True,
 ) -> None:
     """Run a recipe. What the store has already is not computed again; after a crash, run the same command again."""
-    from pipelines import child, prefect_server, progress, tables
+    from pipelines import child, prefect_check, prefect_server, progress
     from pipelines.embedded import configure
-    from pipelines.report import Report
 
     parsed, place = _open(recipe, overrides, home)
+    configure(place)
+    prefect_check.check()
     console = _console()
     plan = _plan(parsed, place, True, console)
     to_run = sum(not step.cached for step in plan.steps), sum(not step.measured for step in plan.steps)
@@ -73,20 +75,31 @@ def run(
         console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
     if any(to_run) and not plan.machine.device.startswith("cuda"):
         child.prepare(plan.machine.threads)  # while the servers start
-    configure(place)
     name = place.new_run(parsed.name)
     folder = place.runs / name
     prefect_server.start(place)
-    with progress.shown(folder, console):
-        from pipelines.flow import compress
+    from pipelines import patience
+    from pipelines.flow import compress
 
-        result = compress(parsed.model_dump(mode="json"), str(place.root), name, track)
-    report = Report.from_json(result)
-    if as_json:
-        _print_json(result | {"folder": str(folder)})
-        return
-    tables.show_report(_console(stderr=False), report)
-    _end(place, folder, track)
+    outcome = patience.Outcome()
+
+    with ExitStack() as stack:
+
+        def tell(outcome: patience.Outcome) -> int:
+            """The end of the run when Prefect does not come to one."""
+            stack.close()
+            if outcome.error is not None:
+                return _ending(outcome.error)
+            _show_result(outcome.result, place, folder, track, as_json)
+            return 0
+
+        def warn(error: Exception) -> None:
+            console.print(f"warning: {patience.lost(error)}", style="yellow", highlight=False, soft_wrap=True)
+
+        stack.enter_context(progress.shown(folder, console))
+        with patience.LastWord(outcome, tell):
+            patience.through(outcome, warn, compress, parsed.model_dump(mode="json"), str(place.root), name, track)
+    _show_result(outcome.result, place, folder, track, as_json)
 
 
 @app.command()
@@ -181,7 +194,7 @@ def sync(home: HomeFolder = None, as_json: AsJson = False) -> None:
     configure(place)
     from pipelines import tracking
 
-    results = tracking.sync(place)
+    results = tracking.sync(place, lambda text: print(f"warning: {text}", file=sys.stderr))  # noqa: T201
     if as_json:
         _print_json(results)
     for name, count in {} if as_json else results.items():
@@ -219,20 +232,28 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         result = app(arguments, standalone_mode=False)
         code = result if isinstance(result, int) else 0  # typer hands back the code of its Exit
-    except AttarError as error:
-        code = error.exit_code
-        if code != CANCELLED:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
-    except (KeyboardInterrupt, typer.Abort):
-        code = CANCELLED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        code = _ending(error)
+    if (patience := sys.modules.get("pipelines.patience")) is not None:
+        patience.leave(code)
+    sys.exit(code)
+
+
+def _ending(error: BaseException) -> int:
+    """Say what an error has to say; the exit code that belongs to it."""
+    code = CANCELLED
+    if isinstance(error, AttarError):
+        code = error.exit_code
+        if code != CANCELLED:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    elif isinstance(error, Exception) and not isinstance(error, typer.Abort):  # else Ctrl-C, or Prefect's own signal
         code = _usage(error)
     if code == CANCELLED:
         print("cancelled; run the same command again to go on", file=sys.stderr)  # noqa: T201
-    sys.exit(code)
+    return code
 
 
 def _usage(error: Exception) -> int:
@@ -268,6 +289,18 @@ def _plan(recipe: "Recipe", home: "Home", complete: bool, console: "Console") ->
                 status.update(f"planning: {event['text']}")
 
         return make_plan(recipe, home, complete, watch)
+
+
+def _show_result(result: dict[str, Any], home: "Home", folder: Path, tracked: bool, as_json: bool) -> None:
+    """The report of a run that has just finished."""
+    if as_json:
+        _print_json(result | {"folder": str(folder)})
+        return
+    from pipelines import tables
+    from pipelines.report import Report
+
+    tables.show_report(_console(stderr=False), Report.from_json(result))
+    _end(home, folder, tracked)
 
 
 def _end(home: "Home", folder: Path, tracked: bool) -> None:

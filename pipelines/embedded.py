@@ -28,6 +28,8 @@ def configure(home: Home) -> None:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_FLOW_RUNS_LEVEL": "CRITICAL",
         "PREFECT_CLI_PROMPT": "false",
+        # Pauses double: a server may be away for eight minutes before Prefect gives up; with the default for one.
+        "PREFECT_CLIENT_MAX_RETRIES": "8",
     }
     if not os.environ.get("PREFECT_API_URL"):
         environment |= {

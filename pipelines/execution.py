@@ -32,8 +32,8 @@ class Execution:
         self.rows: list[Row] = []
         self._made: dict[int, float] = {}  # step → seconds, of the stages that really ran
 
-    def begin(self, flow_run: str = "") -> None:
-        """Write down what is about to be done."""
+    def begin(self, flow_run: str = "", flow_run_url: str | None = None) -> None:
+        """Write down what is about to be done, and which of Prefect's runs and pages it is."""
         recipe = self.plan.recipe.model_dump(mode="json")
         (self.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
         self.journal.write(
@@ -46,6 +46,7 @@ class Execution:
             warnings=list(self.plan.warnings),
             process=this_process(),
             flow_run=flow_run,
+            flow_run_url=flow_run_url,
         )
 
     def open(self, step: Step) -> None:

@@ -14,12 +14,14 @@ from prefect.states import Completed
 
 from attar.errors import AttarError
 from attar.store import COLLECTING
+from pipelines import lost_runs, patience, prefect_link
+from pipelines.credentials import without_credentials
 from pipelines.execution import Execution
 from pipelines.home import Home
 from pipelines.journal import Journal
 from pipelines.plan import make_plan
 from pipelines.recipe import validate
-from pipelines.tracking import open_tracker
+from pipelines.tracking import catch_up, open_tracker
 from stages.spec import MeasureSpec, StageSpec
 
 # What a task needs beside its parameters, which stay small JSON for the Prefect UI.
@@ -27,6 +29,7 @@ _EXECUTION: ContextVar[Execution] = ContextVar("execution")
 
 
 @task(name="stage", task_run_name="{title}", cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
+@patience.counted
 def stage(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
     """Run one stage in a child process, unless the store has its artifact."""
     return _run(title, step, StageSpec.model_validate(spec))
@@ -39,6 +42,7 @@ def stage(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
     persist_result=False,
     result_serializer="json",
 )
+@patience.counted
 def measure(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
     """Measure one model in a child process, unless the store has the evaluation."""
     return _run(title, step, MeasureSpec.model_validate(spec))
@@ -60,6 +64,7 @@ def _name() -> str:
 
 
 @flow(name="compress", flow_run_name=_name, persist_result=False, result_serializer="json")
+@patience.counted
 def compress(
     recipe: dict[str, Any], home: str | None = None, run: str | None = None, track: bool = True
 ) -> dict[str, Any]:
@@ -79,13 +84,18 @@ def compress(
     run = run or place.new_run(parsed.name)
     folder = place.runs / run
     journal = Journal(folder, open_tracker(parsed, place, folder, track))
+    prefect = patience.Patience(lambda text: journal.write("warning", step=None, text=text))
+    lost_runs.close(place)
+    if track:
+        catch_up(parsed, place)
     execution: Execution | None = None
     try:
         place.store.sweep()
         with place.store.lock(COLLECTING, shared=True):  # what is planned with stays, and is then in the journal
             plan = make_plan(parsed, place, complete=True)
             execution = Execution(plan, run, journal)
-            execution.begin(flow_run=str(runtime.flow_run.id or ""))
+            flow_run = str(runtime.flow_run.id or "")
+            execution.begin(flow_run=flow_run, flow_run_url=prefect_link.flow_run_url())
         token = _EXECUTION.set(execution)
         try:
             for step in plan.steps:
@@ -93,9 +103,11 @@ def compress(
                     execution.open(step)
                     title = f"{parsed.name} · {step.label}"
                     if step.stage is not None:
-                        stage(title, step.index, execution.stage_spec(step).model_dump(mode="json"))
+                        spec = execution.stage_spec(step).model_dump(mode="json")
+                        prefect.through(stage, title, step.index, spec)
                     if step.dataset is None:  # else its model was measured by the step before
-                        measure(title, step.index, execution.measure_spec(step).model_dump(mode="json"))
+                        spec = execution.measure_spec(step).model_dump(mode="json")
+                        prefect.through(measure, title, step.index, spec)
                     execution.measured(step)
         finally:
             _EXECUTION.reset(token)
@@ -105,7 +117,7 @@ def compress(
         text = str(error) if isinstance(error, AttarError) else f"{type(error).__name__}: {error}"
         text = "cancelled; the same recipe goes on from here" if cancelled else text
         if execution is not None:
-            execution.finish("cancelled" if cancelled else "failed", text)
+            execution.finish("cancelled" if cancelled else "failed", without_credentials(text))
         raise
     finally:
         journal.close()

@@ -2,7 +2,8 @@
 
 Records are JSON objects with ``kind`` and ``time``:
 
-    run       run, name, recipe, plan, warnings, process         the run begins
+    run       run, name, recipe, plan, warnings, process,     the run begins
+              flow_run, flow_run_url
     child     step, what, title, events, seconds              a child process begins; ``seconds`` is an estimate
     metrics   step, points [[name, value, at, time], …]       loss curves, in batches
     step      step, name, cached, fingerprint, settings, inputs, teacher
@@ -10,70 +11,72 @@ Records are JSON objects with ``kind`` and ``time``:
     warning   step, text
     waiting   step, text                                      for whom a child waits; empty when it works again
     end-step  step, status                                    finished, failed or cancelled
-    end-run   status, text, files
+    end-run   status, text, files                             only warnings may follow
 """
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from attar.errors import first_line
+from pipelines.sender import NEVER, Sender, Tracker, mark_sent, sent
 
 Record = dict[str, Any]
 JOURNAL = "journal.jsonl"
-SENT = "journal.sent"
-
-
-class Tracker(Protocol):
-    """Where a journal's records go: :class:`NullTracker`, or MLflow."""
-
-    def send(self, record: Record) -> None:
-        """Pass on one record. May raise: the journal goes on without the tracker."""
-        ...
 
 
 class NullTracker:
-    """Tracks nothing; the journal stays on disk."""
+    """Tracks nothing: the journal stays on disk, and nobody sends it later."""
+
+    patience = 0.0
 
     def send(self, record: Record) -> None:
         return
 
 
 class Journal:
-    """Appends records and sends them; a tracker that fails once is left alone for the rest of the run."""
+    """Appends records; a :class:`Sender` passes them on to the tracker. Any thread may write."""
 
     def __init__(self, folder: Path, tracker: Tracker) -> None:
         self.folder = folder
-        self.tracker: Tracker | None = tracker
-        self._file = open(folder / JOURNAL, "a", encoding="utf-8")  # noqa: SIM115 (until close)
-        self._sent = sent(folder)
+        path = folder / JOURNAL
+        _mend(path)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (until close)
+        self._lock = threading.Lock()
+        self._sender: Sender | None = None
+        if isinstance(tracker, NullTracker):
+            mark_sent(folder, NEVER)
+        else:
+            self._sender = Sender(path, tracker, self._warn)
 
     def write(self, kind: str, **facts: Any) -> None:
-        """Append a record, flush it, then send it."""
-        record = {"kind": kind, "time": time.time(), **facts}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        if self.tracker is None:
-            return
-        try:
-            self.tracker.send(record)
-        except Exception as error:  # whatever a tracking server does, the work goes on
-            self.tracker = None
-            text = f"tracking stopped ({first_line(error)}); the run goes on, and attar sync sends its journal later"
-            self.write("warning", step=None, text=text)
-            return
-        except BaseException:  # interrupted in the middle: sync begins again at this very record
-            self.tracker = None
-            raise
-        self._sent += 1
-        mark_sent(self.folder, self._sent)
+        """Append a record and flush it; it is sent when it can be."""
+        line = json.dumps({"kind": kind, "time": time.time(), **facts}) + "\n"
+        with self._lock:
+            self._file.write(line)
+            self._file.flush()
+        if self._sender is not None:
+            self._sender.announce()
 
     def close(self) -> None:
-        self._file.close()
+        """Wait a short while for the tracker to take the rest, and say what it has not taken."""
+        if self._file.closed:
+            return
+        if self._sender is not None:
+            self._sender.close()
+            if waiting := unsent(self.folder):
+                why = self._sender.failure
+                self._warn(f"{waiting} records wait on disk for MLflow ({why}); the next run or attar sync sends them")
+        with self._lock:
+            self._file.close()
+
+    def _warn(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # a full disk, or closed by now: a warning is not worth a run
+            self.write("warning", step=None, text=text)
 
     @contextmanager
     def step(self, index: int) -> Iterator[None]:
@@ -121,27 +124,23 @@ def read(folder: Path) -> list[Record]:
     return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
 
 
-def sent(folder: Path) -> int:
-    """How many records of a journal the tracker has."""
+def ended(records: list[Record]) -> bool:
+    """Whether a run has said how it ended."""
+    return any(record["kind"] == "end-run" for record in records)
+
+
+def unsent(folder: Path) -> int:
+    """How many records the tracker has not got; 0 for a run that is not tracked."""
     try:
-        return int((folder / SENT).read_text())
-    except (OSError, ValueError):
+        return max(0, (folder / JOURNAL).read_bytes().count(b"\n") - sent(folder))
+    except FileNotFoundError:
         return 0
 
 
-def mark_sent(folder: Path, count: int) -> None:
-    draft = folder / f"{SENT}.{os.getpid()}"
-    draft.write_text(str(count))
-    draft.replace(folder / SENT)
-
-
-def replay(folder: Path, tracker: Tracker) -> int:
-    """Send what the tracker has not got yet; returns how many records that were. Raises when it is not reached."""
-    records, start = read(folder), sent(folder)
-    for index, record in enumerate(records[start:], start=start):
-        tracker.send(record)
-        mark_sent(folder, index + 1)
-    return len(records) - start
+def _mend(path: Path) -> None:
+    """Cut off what a crash left of a last line, so that the next one begins where a line begins."""
+    if path.is_file():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
 
 def _cancelled(error: BaseException) -> bool:

@@ -1,28 +1,32 @@
 """The command and the address that open a run in MLflow."""
 
 import json
-import re
 import shlex
 import sys
 from pathlib import Path
 
+from pipelines.credentials import without_credentials
 from pipelines.home import Home
 
 PORT = 5000
 
 
+def address(home: Home, folder: Path) -> str | None:
+    """The page of a run on the MLflow server; None if there is no server, or it has not got the run yet."""
+    place = _place(folder)
+    if place is None or not home.mlflow_uri.startswith("http"):
+        return None
+    return f"{without_credentials(home.mlflow_uri).rstrip('/')}{place}"
+
+
 def open_command(home: Home, folder: Path) -> str | None:
     """How to see this run: a command for the embedded database, then the address; None if it was not tracked."""
-    try:
-        known = json.loads((folder / "mlflow.json").read_text())
-        place = f"/#/experiments/{known['experiment']}/runs/{known['runs']['parent']}"
-        place += "?workflowType=machine_learning"  # else MLflow shows its pages for GenAI
-    except (OSError, ValueError, KeyError):
+    place = _place(folder)
+    if place is None:
         return None
     uri = home.mlflow_uri
     if not uri.startswith("sqlite:"):
-        shown = re.sub(r"//[^/@]*@", "//", uri)  # no user and no password
-        return f"{shown.rstrip('/')}{place}" if uri.startswith("http") else f"tracked in {shown}"
+        return address(home, folder) or f"tracked in {without_credentials(uri)}"
     program = Path(sys.executable).with_name("mlflow")
     arguments = [
         str(program) if program.exists() else "mlflow",
@@ -35,3 +39,13 @@ def open_command(home: Home, folder: Path) -> str | None:
     # With job execution the idle server takes over 2 GB.
     quiet = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true"
     return f"{quiet} {shlex.join(arguments)}\n        then open http://127.0.0.1:{PORT}{place}"
+
+
+def _place(folder: Path) -> str | None:
+    """Where MLflow's pages show the run."""
+    try:
+        known = json.loads((folder / "mlflow.json").read_text())
+        place = f"/#/experiments/{known['experiment']}/runs/{known['runs']['parent']}"
+    except (OSError, ValueError, KeyError):
+        return None
+    return f"{place}?workflowType=machine_learning"  # else MLflow shows its pages for GenAI

@@ -19,6 +19,17 @@ from pipelines.home import Home
 
 URL = "PREFECT_API_URL"
 ASK_SECONDS = 20.0
+_OWN: list["subprocess.Popen[bytes]"] = []  # the embedded server of this process
+
+
+def embedded() -> bool:
+    """Whether this process talks to a server of its own, which has no pages."""
+    return bool(_OWN)
+
+
+def gone() -> bool:
+    """Whether the embedded server has died: nobody starts it again, so there is nothing to wait for."""
+    return any(process.poll() is not None for process in _OWN)
 
 
 def start(home: Home) -> None:
@@ -45,6 +56,7 @@ def start(home: Home) -> None:
     for name in ("no_proxy", "NO_PROXY"):  # Prefect's client would ask a proxy for the way to this machine
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
     os.environ[URL] = f"http://127.0.0.1:{port}/api"
+    _OWN.append(process)
 
 
 def _wait(process: "subprocess.Popen[bytes]", port: int, log: str) -> None:

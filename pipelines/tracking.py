@@ -1,17 +1,24 @@
 """Chooses the tracker of a run, and sends later what could not be sent at once."""
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attar.errors import StageFailed, first_line
 from pipelines import journal
+from pipelines.credentials import without_credentials
 from pipelines.home import Home
-from pipelines.journal import NullTracker, Record, Tracker
+from pipelines.journal import NullTracker, Record
 from pipelines.process import alive
 from pipelines.recipe import Recipe, Track
+from pipelines.sender import Backlog, Tracker, only_sender
 
 if TYPE_CHECKING:
     from pipelines.mlflow_tracker import MlflowTracker
+
+SERVER_SECONDS = 20.0  # without a sign of life, then the end of a run waits no longer
+DATABASE_SECONDS = 300.0  # a file in the home does not go away; a busy machine takes its time
 
 
 def open_tracker(recipe: Recipe, home: Home, folder: Path, track: bool) -> Tracker:
@@ -20,9 +27,10 @@ def open_tracker(recipe: Recipe, home: Home, folder: Path, track: bool) -> Track
 
 
 class _Late:
-    """Imports and connects when the first record comes: what can fail, fails inside the journal's guard."""
+    """Imports and connects when the first record comes: what can fail, fails in the sender's thread."""
 
     def __init__(self, track: Track, home: Home, folder: Path) -> None:
+        self.patience = DATABASE_SECONDS if home.mlflow_uri.startswith("sqlite:") else SERVER_SECONDS
         self._given = (track, home, folder)
         self._tracker: MlflowTracker | None = None
 
@@ -34,40 +42,84 @@ class _Late:
             self._tracker = MlflowTracker(home, folder, track.experiment, track.weights)
         self._tracker.send(record)
 
-    def close_dead(self) -> None:
-        """Mark as killed what a process that is gone left running."""
-        if self._tracker is not None:
-            self._tracker.close_dead()
 
+def sync(home: Home, tell: Callable[[str], None] = lambda text: None) -> dict[str, int]:
+    """Send what the tracker has not got of every run that is not running now, and close the runs of dead processes.
 
-def sync(home: Home) -> dict[str, int]:
-    """Send what the tracker has not got of every run that is not running now: run id → records sent.
+    Args:
+        home: whose runs are sent.
+        tell: gets a sentence about records that were refused.
+
+    Returns:
+        Run id → records sent.
 
     Raises:
         StageFailed: one sentence about the runs that could not be sent, after all others were.
     """
     results: dict[str, int] = {}
     failed: dict[str, str] = {}
+    experiments: set[str] = set()
     for folder in sorted(path for path in home.runs.glob("*") if path.is_dir()):
         try:
-            records = journal.read(folder)
-            begun = next((record for record in records if record["kind"] == "run"), None)
-            if begun is None or journal.sent(folder) >= len(records):
-                continue
-            if records[-1]["kind"] != "end-run" and alive(begun["process"]):
-                continue
-            # Only this part of the recipe matters: the rest may be of an older version.
-            tracker = _Late(Track.model_validate(begun["recipe"]["track"]), home, folder)
-            results[folder.name] = journal.replay(folder, tracker)
-            tracker.close_dead()
+            if journal.unsent(folder):
+                _send_rest(home, folder, results, experiments, tell)
         except (KeyError, TypeError, ValueError) as error:
             failed[folder.name] = f"its journal is damaged ({type(error).__name__}: {first_line(error)})"
         except Exception as error:
             failed[folder.name] = first_line(error)
+    for name in sorted(experiments):
+        try:
+            close_dead(home, name)
+        except Exception as error:
+            failed.setdefault(f"of experiment {name}", first_line(error))
     if failed:
         name, text = next(iter(failed.items()))
         more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
         raise StageFailed(
-            f"the run {name}{more} could not be sent to {home.mlflow_uri}: {text} ({len(results)} runs were sent)"
+            without_credentials(
+                f"the run {name}{more} could not be sent to {home.mlflow_uri}: {text} ({len(results)} runs were sent)"
+            )
         )
     return results
+
+
+def close_dead(home: Home, experiment: str) -> None:
+    """Mark as killed what processes that are gone left running."""
+    from pipelines import mlflow_tracker
+
+    mlflow_tracker.close_dead(*mlflow_tracker.connect(home, experiment))
+
+
+def catch_up(recipe: Recipe, home: Home) -> threading.Thread:
+    """In the background: send what other runs of this home have left behind, close those of dead processes."""
+
+    def work() -> None:
+        try:
+            sync(home)
+            close_dead(home, recipe.track.experiment)
+        except Exception:
+            return  # the new run's own sender says that the server is away; the next start tries again
+
+    thread = threading.Thread(target=work, name="attar-catch-up", daemon=True)
+    thread.start()
+    return thread
+
+
+def _send_rest(
+    home: Home, folder: Path, results: dict[str, int], experiments: set[str], tell: Callable[[str], None]
+) -> None:
+    records = journal.read(folder)
+    begun = next((record for record in records if record["kind"] == "run"), None)
+    if begun is None or (not journal.ended(records) and alive(begun["process"])):
+        return
+    # Only this part of the recipe matters: the rest may be of an older version.
+    track = Track.model_validate(begun["recipe"]["track"])
+    with only_sender(folder) as mine:
+        if not mine:
+            return
+        backlog = Backlog(folder / journal.JOURNAL, _Late(track, home, folder))
+        backlog.send()
+    results[folder.name] = backlog.sent
+    experiments.add(track.experiment)
+    if backlog.refused:
+        tell(f"{folder.name}: {len(backlog.refused)} records were refused for good ({backlog.refused[0]})")

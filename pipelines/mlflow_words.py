@@ -1,0 +1,41 @@
+"""What MLflow takes and what it refuses: names of params and metrics, and which of its errors are final."""
+
+import posixpath
+import re
+from typing import Any
+
+MAX_KEY = 250
+FINAL = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
+FINAL_STATUS = (400, 404, 409, 413, 415, 422)  # of an artifact store that answers without MLflow's codes
+
+
+def key_of(name: str) -> str:
+    """A param's or metric's name in letters that MLflow takes: ``layers.*.down_proj`` → ``layers.all.down_proj``."""
+    key = re.sub(r"[^/\w.\- :]", "_", name.replace("*", "all"))[:MAX_KEY] or "_"
+    if posixpath.normpath(key) != key or key.startswith((".", "/")):  # names are files to some stores
+        key = key.replace("/", ":").lstrip(".") or "_"
+    return key
+
+
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted params."""
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        flat |= flatten(entry, f"{prefix}{key}.") if isinstance(entry, dict) else {f"{prefix}{key}": entry}
+    return flat
+
+
+def refuses(error: Exception) -> bool:
+    """Whether sending the same again is of no use: it was answered, or it cannot be read here.
+
+    A server that is away, too busy, or does not know this user may take the same record later.
+    """
+    code = getattr(error, "error_code", None)
+    if code is not None:
+        return code in FINAL
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status in FINAL_STATUS
+    if isinstance(error, OSError):  # requests' errors are such, too
+        return isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
+    return isinstance(error, KeyError | TypeError | ValueError | AttributeError | StopIteration)
