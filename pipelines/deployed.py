@@ -21,6 +21,7 @@ from pipelines.deployments_yaml import recipe_files
 from pipelines.embedded import configure
 from pipelines.flow import compress
 from pipelines.home import Home
+from pipelines.plan import make_plan
 from pipelines.recipe import Recipe, load
 from pipelines.report import Report
 
@@ -73,6 +74,7 @@ def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
         configure(home)
         display.listen()
         recipe = make()
+        make_plan(recipe, home, complete=True)  # what cannot work leaves no run behind
         run = home.new_run(recipe.name)
         display.rename(f"{recipe.name} · {run}")
         result = compress.fn(recipe.model_dump(mode="json"), str(home.root), run)

@@ -16,7 +16,9 @@ from typing import Any
 from prefect import get_run_logger, runtime
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact
 from prefect.artifacts import update_progress_artifact as update_progress
+from prefect.exceptions import FailedRun
 
+from attar.errors import AttarError
 from attar.events import Event
 from pipelines import report
 from pipelines.child import Watch
@@ -49,7 +51,17 @@ def deployed() -> bool:
 def listen() -> None:
     """Let the run's own lines through, which are quiet with all of Prefect's on the command line."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).setLevel(logging.INFO)
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addFilter(_sentence)
+
+
+def _sentence(record: logging.LogRecord) -> bool:
+    """An error of ours is a sentence and needs no traceback; Prefect tells it once more when its engine ends."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, AttarError):
+        record.exc_info = record.exc_text = None
+    return not isinstance(error, FailedRun)
 
 
 def say(text: str, warnings: tuple[str, ...] = ()) -> None:
