@@ -1,4 +1,4 @@
-"""The command line: ``attar run``, ``plan``, ``show``, ``stages``, ``doctor``, ``sync``.
+"""The command line: ``attar run``, ``plan``, ``explain``, ``deploy``, ``show``, ``stages``, ``doctor``, ``sync``.
 
 Exit codes: 0 done, 2 bad input, 3 a gate was not passed, 4 a stage broke, 130 cancelled. Errors are one sentence on
 standard error. What is heavy is imported inside the commands, so that ``--help`` is quick.

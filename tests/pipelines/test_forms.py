@@ -1,6 +1,7 @@
 """The forms: every stage and every setting is in them, and what they send is the recipe that a file would hold."""
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ def test_both_forms_are_schemas_for_prefect() -> None:
     is_valid_schema(forms.recipe_form(["a", "b"], "a"))
     assert list(FORM["properties"]) == list(Recipe.model_fields)
     assert "additionalProperties" not in json.dumps(FORM)
+
+
+def test_the_flow_has_a_parameter_for_every_field_of_a_recipe() -> None:
+    from pipelines.deployed import compress_stages
+
+    assert list(signature(compress_stages.fn).parameters) == list(Recipe.model_fields)
 
 
 @pytest.mark.parametrize("name", stages.names())
