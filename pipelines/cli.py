@@ -114,7 +114,7 @@ def explain(recipe: RecipeFile, overrides: Overrides = None, home: HomeFolder = 
         return
     console = _console(stderr=False)
     console.print(found.line, highlight=False, markup=False, soft_wrap=True)
-    console.print(tables.changes_table(made, found))
+    (console if console.is_terminal else _wide()).print(tables.changes_table(made, found))
 
 
 @app.command()

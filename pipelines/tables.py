@@ -76,11 +76,10 @@ def changes_table(plan: Plan, changes: Changes) -> Table:
     title = f"beside {before.run}" if before else "there is no earlier run to compare with"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     for heading in ("step", "stage", "measurement", "fingerprint", "because"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading == "step")
     for step in plan.steps:
         texts = [reason.text for reason in changes.reasons if reason.step == step.index]
-        work = not step.cached or not step.measured
-        why = "\n".join(texts) or ("what goes in is made anew" if work and before and step.index else "")
+        why = "\n".join(texts) or ("what goes in is made anew" if before and not step.cached else "")
         table.add_row(
             step.label,
             "–" if step.stage is None else _state(step.cached),
