@@ -26,7 +26,7 @@ from pipelines.home import Home
 from pipelines.report import Report
 
 EVERY_SECONDS = 2.0
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 5.0  # less than the time that a cancelled run has to end
 SIZE = re.compile(r"\d[bkm]\b", re.IGNORECASE)
 
 

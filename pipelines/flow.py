@@ -35,7 +35,7 @@ def stage(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
 @task(name="measure", task_run_name="{title} · measure", cache_policy=NO_CACHE, persist_result=False)
 def measure(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
     """Measure one model in a child process, unless the store has the evaluation."""
-    return _run(title, step, MeasureSpec.model_validate(spec))
+    return _run(f"{title} · measure", step, MeasureSpec.model_validate(spec))
 
 
 def _run(title: str, step: int, spec: StageSpec | MeasureSpec) -> dict[str, Any]:
