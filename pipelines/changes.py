@@ -138,8 +138,8 @@ def _ends(journal: Path) -> tuple[Record, Record]:
     """First and last record of a journal."""
     try:
         lines = journal.read_bytes().split(b"\n")[:-1]
-        return json.loads(lines[0]), json.loads(lines[-1])
-    except (OSError, ValueError, IndexError):
+        return dict(json.loads(lines[0])), dict(json.loads(lines[-1]))
+    except (OSError, ValueError, TypeError, IndexError):
         return {}, {}
 
 
