@@ -14,7 +14,7 @@ from prefect.states import Completed
 
 from attar.errors import AttarError
 from attar.store import COLLECTING
-from pipelines import lost_runs, patience, prefect_link
+from pipelines import changes, display, lost_runs, patience, prefect_link
 from pipelines.credentials import without_credentials
 from pipelines.execution import Execution
 from pipelines.home import Home
@@ -45,7 +45,7 @@ def stage(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
 @patience.counted
 def measure(title: str, step: int, spec: dict[str, Any]) -> dict[str, Any]:
     """Measure one model in a child process, unless the store has the evaluation."""
-    return _run(title, step, MeasureSpec.model_validate(spec))
+    return _run(f"{title} · measure", step, MeasureSpec.model_validate(spec))
 
 
 def _run(title: str, step: int, spec: StageSpec | MeasureSpec) -> dict[str, Any]:
@@ -54,7 +54,8 @@ def _run(title: str, step: int, spec: StageSpec | MeasureSpec) -> dict[str, Any]
         # Prefect takes a returned state as the task's state: its pages say Cached instead of Completed.
         text = f"{title}: {spec.fingerprint} is in the store"
         return Completed(name="Cached", message=text, data={"cached": True})  # type: ignore[return-value]
-    execution.child(step, spec)
+    with display.child(title, Path(spec.events).with_name("log.txt")) as hear:
+        execution.child(step, spec, hear)
     return {"cached": False}
 
 
@@ -94,14 +95,18 @@ def compress(
         with place.store.lock(COLLECTING, shared=True):  # what is planned with stays, and is then in the journal
             plan = make_plan(parsed, place, complete=True)
             execution = Execution(plan, run, journal)
+            why = changes.compare(plan, run).line
             flow_run = str(runtime.flow_run.id or "")
             execution.begin(flow_run=flow_run, flow_run_url=prefect_link.flow_run_url())
+        journal.write("why", text=why)
+        display.say(why, plan.warnings)
+        model = display.model_name(parsed.model, plan.origin.facts.parameters)
         token = _EXECUTION.set(execution)
         try:
             for step in plan.steps:
                 with journal.step(step.index):
                     execution.open(step)
-                    title = f"{parsed.name} · {step.label}"
+                    title = f"{model} · {step.label}"
                     if step.stage is not None:
                         spec = execution.stage_spec(step).model_dump(mode="json")
                         prefect.through(stage, title, step.index, spec)
@@ -111,7 +116,7 @@ def compress(
                     execution.measured(step)
         finally:
             _EXECUTION.reset(token)
-        return execution.finish("finished")
+        return execution.finish("finished") | {"why": why}
     except BaseException as error:  # also Prefect's and the terminal's way to stop a run
         cancelled = getattr(error, "exit_code", 130 if not isinstance(error, Exception) else 4) == 130
         text = str(error) if isinstance(error, AttarError) else f"{type(error).__name__}: {error}"

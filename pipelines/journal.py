@@ -2,8 +2,9 @@
 
 Records are JSON objects with ``kind`` and ``time``:
 
-    run       run, name, recipe, plan, warnings, process,     the run begins
-              flow_run, flow_run_url
+    run       run, name, recipe, plan, environment, warnings, the run begins
+              process, flow_run, flow_run_url
+    why       text                                            what is to be computed, and what made the difference
     child     step, what, title, events, seconds              a child process begins; ``seconds`` is an estimate
     metrics   step, points [[name, value, at, time], …]       loss curves, in batches
     step      step, name, cached, fingerprint, settings, inputs, teacher
