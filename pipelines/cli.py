@@ -1,4 +1,5 @@
-"""The command line: ``attar run``, ``plan``, ``show``, ``stages``, ``doctor``, ``sync``.
+"""The command line: ``attar run``, ``plan``, ``show``, ``stages``, ``doctor``, ``sync``, ``serve``,
+``worker``.
 
 Exit codes: 0 done, 2 bad input, 3 a gate was not passed, 4 a stage broke, 130 cancelled. Errors are one sentence on
 standard error. What is heavy is imported inside the commands, so that ``--help`` is quick.
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pipelines.recipe import Recipe
 
 CANCELLED = 130
+DEPLOYMENTS = Path("conf/deployments.yaml")
 
 app = typer.Typer(
     help="Compress language models: distil, prune, quantize, fine-tune, measured after every stage.",
@@ -184,6 +186,43 @@ def sync(home: HomeFolder = None, as_json: AsJson = False) -> None:
         _print_json(results)
     for name, count in {} if as_json else results.items():
         _console(stderr=False).print(f"{name}: {count} records sent", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def serve(
+    deployments: Annotated[Path, typer.Argument(metavar="[FILE]", help="what can be started and when")] = DEPLOYMENTS,
+    home: HomeFolder = None,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="port of Prefect's pages")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="port of MLflow's pages")] = 5000,
+) -> None:
+    """Bring up Prefect, MLflow and a worker on this machine, until Ctrl-C."""
+    from pipelines import serve as services
+    from pipelines.home import Home
+
+    console = _console(stderr=False)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    services.serve(Home.open(home), deployments, (prefect_port, mlflow_port), say)
+
+
+@app.command()
+def worker(
+    pool: Annotated[str, typer.Option(help="work pool to serve")] = "attar",
+    home: HomeFolder = None,
+) -> None:
+    """Run what the Prefect server of PREFECT_API_URL hands out, until Ctrl-C."""
+    from attar.errors import BadInput
+    from pipelines import guard
+    from pipelines.embedded import SILENT, WORKER
+    from pipelines.home import Home
+
+    if not os.environ.get("PREFECT_API_URL"):
+        raise BadInput("PREFECT_API_URL names no server; set it, or bring up everything here with: attar serve")
+    environment = SILENT | WORKER | dict(os.environ) | {"ATTAR_HOME": str(Home.open(home).root)}
+    command = guard.arguments(0, guard.worker(pool))
+    os.execve(command[0], command, environment)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,15 +9,21 @@ import sys
 
 from pipelines.home import Home
 
+SILENT = {  # nothing is sent anywhere
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+WORKER = {
+    # Flow runs whose worker died are known by the heartbeats that stay away; Prefect takes no fewer seconds.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+}
 QUIET_LOGGERS = ("mlflow", "alembic", "prefect", "httpx", "matplotlib", "git")
 
 
 def configure(home: Home) -> None:
     """Set what is not set in the environment already."""
-    environment = {
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
+    environment = SILENT | {
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "ERROR",
         "GIT_PYTHON_REFRESH": "quiet",
