@@ -215,12 +215,12 @@ def worker(
     """Run what the Prefect server of PREFECT_API_URL hands out, until Ctrl-C."""
     from attar.errors import BadInput
     from pipelines import guard
-    from pipelines.embedded import SILENT, WORKER
+    from pipelines.embedded import SILENT
     from pipelines.home import Home
 
     if not os.environ.get("PREFECT_API_URL"):
         raise BadInput("PREFECT_API_URL names no server; set it, or bring up everything here with: attar serve")
-    environment = SILENT | WORKER | dict(os.environ) | {"ATTAR_HOME": str(Home.open(home).root)}
+    environment = SILENT | dict(os.environ) | {"ATTAR_HOME": str(Home.open(home).root)}
     command = guard.arguments(0, guard.worker(pool))
     os.execve(command[0], command, environment)
 

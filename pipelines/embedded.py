@@ -14,10 +14,6 @@ SILENT = {  # nothing is sent anywhere
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-WORKER = {
-    # Flow runs whose worker died are known by the heartbeats that stay away; Prefect takes no fewer seconds.
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-}
 QUIET_LOGGERS = ("mlflow", "alembic", "prefect", "httpx", "matplotlib", "git")
 
 
@@ -26,6 +22,7 @@ def configure(home: Home) -> None:
     environment = SILENT | {
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GIT_PYTHON_REFRESH": "quiet",
         # With the defaults one call to a server that is down blocks for over 200 s.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

@@ -44,7 +44,8 @@ class Guard:
         self._asked = False
         self._pid = 0
         for number in STOPS:
-            signal.signal(number, self._stop)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                signal.signal(number, self._stop)
         signal.signal(signal.SIGALRM, self._stop)
         process = subprocess.Popen(
             command,
@@ -77,7 +78,7 @@ class Guard:
 
 
 def end_rest() -> None:
-    """End what is left below this process: only its own children are asked, for they end theirs."""
+    """End what is left below this process: its own children are told that their parent is gone, and end theirs."""
     deadline = time.monotonic() + REST_SECONDS
     asked: set[int] = set()
     while children := _children():
@@ -87,7 +88,7 @@ def end_rest() -> None:
                     child.kill()
                 elif child.pid not in asked:
                     asked.add(child.pid)
-                    child.terminate()
+                    child.send_signal(signal.SIGHUP)
         time.sleep(POLL_SECONDS)
 
 

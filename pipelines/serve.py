@@ -17,7 +17,7 @@ from pathlib import Path
 
 from attar.errors import BadInput, StageFailed
 from pipelines import guard, mlflow_server, prefect_server
-from pipelines.embedded import SILENT, WORKER
+from pipelines.embedded import SILENT
 from pipelines.home import Home
 
 POOL = "attar"
@@ -142,7 +142,7 @@ def _members(
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     }
     served = environment | prefect_server.own_pages(ports[0]) | pages
-    tracked = environment | WORKER | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports[1]}"}
+    tracked = environment | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports[1]}"}
     log = home.logs / "prefect.log"
     return (
         Member("prefect", log, lambda: prefect_server.launch(listener, "served", served, log)),
