@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format bench-peers clean
+.PHONY: demo test test-services lint format bench-peers clean
 
 demo: $(VENV)/.ready  ## the quickstart: a real model through all four stages on a CPU
 	$(BIN)/attar run conf/quickstart.yaml
 
 test: $(VENV)/.ready  ## the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/services --ignore tests/docker
+
+test-services: $(VENV)/.ready  ## the tests that need servers, PostgreSQL or a browser
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(wildcard tests/services tests/docker)
 
 lint: $(VENV)/.ready  ## style, types, and which room may import which
 	$(BIN)/ruff check .

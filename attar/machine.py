@@ -17,6 +17,7 @@ import psutil
 from attar.errors import BadInput
 
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 M_MMAP_THRESHOLD = -3
 LARGE = 1 << 22  # bytes from which on a block counts as large
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "datasets", "numpy", "gptqmodel")
@@ -29,12 +30,18 @@ def threads() -> int:
     return min(found, int(asked)) if asked.isdigit() and int(asked) else found
 
 
-def die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
     """Ask the kernel to end this process when the process ``parent``, which started it, ends; however that happens."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:  # it was gone before we asked
             os._exit(130)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every process below this one whose own parent ends; elsewhere than on Linux, nothing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def give_back_large_blocks() -> None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attar.errors import AttarError
+from pipelines import cli_services
+from pipelines.cli_options import AsJson, HomeFolder, Overrides, RecipeFile
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,19 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe file, such as conf/quickstart.yaml")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...",
-        help="settings that replace the recipe's; entries are counted from 0: stages.1.ffn=0.3 is the second stage",
-    ),
-]
-HomeFolder = Annotated[
-    Path | None, typer.Option("--home", help="folder for store and runs [default: $ATTAR_HOME or .attar]")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON and nothing else to standard output")]
 
 
 @app.command()
@@ -375,6 +364,8 @@ def _wide() -> "Console":
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))  # noqa: T201
 
+
+cli_services.add(app)
 
 if __name__ == "__main__":
     main()

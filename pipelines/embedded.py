@@ -9,17 +9,20 @@ import sys
 
 from pipelines.home import Home
 
+SILENT = {  # nothing is sent anywhere
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 QUIET_LOGGERS = ("mlflow", "alembic", "prefect", "httpx", "matplotlib", "git")
 
 
 def configure(home: Home) -> None:
     """Set what is not set in the environment already."""
-    environment = {
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
+    environment = SILENT | {
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GIT_PYTHON_REFRESH": "quiet",
         # With the defaults one call to a server that is down blocks for over 200 s.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

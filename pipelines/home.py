@@ -1,6 +1,7 @@
 """The home folder: where the store, the runs and the embedded databases lie.
 
 <home>/store/            artifacts, by fingerprint
+<home>/logs/             of the servers and the worker that ``attar serve`` runs
 <home>/runs/<run id>/    recipe, specs, events, logs, journal, report, plot, links into the store
 <home>/imports/          logs of model conversions, a folder each
 <home>/mlflow.db, mlartifacts/, prefect/, hashes.json
@@ -44,6 +45,10 @@ class Home:
     @property
     def imports(self) -> Path:
         return self.root / "imports"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
 
     @property
     def mlflow_uri(self) -> str:

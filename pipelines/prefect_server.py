@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Literal
 
 from attar.errors import StageFailed
-from attar.machine import die_with_parent
 from pipelines.home import Home
 
 URL = "PREFECT_API_URL"
@@ -39,50 +41,61 @@ def start(home: Home) -> None:
     home.prefect.mkdir(parents=True, exist_ok=True)
     log = home.prefect / "server.log"
     # The socket is made here, so that nobody else can take the port before the server has it.
-    with socket.create_server(("127.0.0.1", 0)) as listener, open(log, "ab") as output:
-        port, handle = listener.getsockname()[1], listener.fileno()
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pipelines.prefect_server", str(handle), str(os.getpid())],
-            env={**os.environ, "PREFECT_UI_ENABLED": "0"},
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        process = launch(listener, "embedded", {**os.environ, "PREFECT_UI_ENABLED": "0"} | own_pages(port), log)
+    # Not earlier: Prefect's threads send their last log lines while the interpreter shuts down.
+    atexit.register(process.kill)
+    if not wait(process, port, "/api/health"):
+        raise StageFailed(f"the embedded Prefect server did not start; see {log}, or name a server in {URL}")
+    for name, value in directly().items():
+        os.environ[name] = value
+    os.environ[URL] = f"http://127.0.0.1:{port}/api"
+    _OWN.append(process)
+
+
+def launch(
+    listener: socket.socket, kind: Literal["embedded", "served"], environment: Mapping[str, str], log: Path
+) -> "subprocess.Popen[bytes]":
+    """Start a server on an open socket; it ends with this process."""
+    handle = listener.fileno()
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "pipelines.prefect_app", str(handle), str(os.getpid()), kind],
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             pass_fds=[handle],
             start_new_session=True,
         )
-    # Not earlier: Prefect's threads send their last log lines while the interpreter shuts down.
-    atexit.register(process.kill)
-    _wait(process, port, str(log))
-    for name in ("no_proxy", "NO_PROXY"):  # Prefect's client would ask a proxy for the way to this machine
-        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
-    os.environ[URL] = f"http://127.0.0.1:{port}/api"
-    _OWN.append(process)
 
 
-def _wait(process: "subprocess.Popen[bytes]", port: int, log: str) -> None:
-    """Ask for its health until it answers: minutes on a busy machine, which is no reason to give up."""
+def wait(process: "subprocess.Popen[bytes]", port: int, path: str) -> bool:
+    """Ask until it answers: minutes on a busy machine, which is no reason to give up. False if it ended before."""
     while process.poll() is None:
         connection = HTTPConnection("127.0.0.1", port, timeout=ASK_SECONDS)
         try:
-            connection.request("GET", "/api/health")
+            connection.request("GET", path)
             if connection.getresponse().status == HTTPStatus.OK:
-                return
+                return True
         except (OSError, HTTPException):
-            time.sleep(0.1)
+            pass
         finally:
             connection.close()
-    raise StageFailed(f"the embedded Prefect server did not start; see {log}, or name a server in {URL}")
+        time.sleep(0.1)
+    return False
 
 
-def main(handle: int, parent: int) -> None:
-    """Serve on an open socket until killed, or until the process that started this one ends."""
-    die_with_parent(parent)
-    import uvicorn
-    from prefect.server.api.server import create_app
-
-    config = uvicorn.Config(create_app(ephemeral=True, final=True), log_level="error", lifespan="on")
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=handle)])
+def own_pages(port: int) -> dict[str, str]:
+    """Settings by which a server tells browsers that only its own pages may read its answers."""
+    names = ("127.0.0.1", "localhost")
+    return {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{port}" for name in names)}
 
 
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+def directly() -> dict[str, str]:
+    """Settings without which Prefect's client would ask a proxy for the way to this machine."""
+    return {
+        name: ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
+        for name in ("no_proxy", "NO_PROXY")
+    }

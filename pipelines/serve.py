@@ -1,0 +1,210 @@
+"""``attar serve``: Prefect, MLflow and a worker on this machine, for as long as somebody looks at them.
+
+Everything lies in the home and listens on loopback. What dies is started again; when this process ends, however
+that happens, all of it ends: the flows first, so that they can still say that they were cancelled.
+"""
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from attar.errors import BadInput, StageFailed
+from pipelines import guard, mlflow_server, prefect_server
+from pipelines.embedded import SILENT
+from pipelines.home import Home
+
+POOL = "attar"
+POLL_SECONDS = 0.3
+STEADY_SECONDS = 30.0  # what ran for longer is started again at once
+PAUSE_SECONDS = 5.0  # before anything else is
+Say = Callable[[str], None]
+
+
+@dataclass
+class Member:
+    """One server or the worker: how to start it, and the process that runs."""
+
+    name: str
+    log: Path
+    launch: Callable[[], "subprocess.Popen[bytes]"]
+    process: "subprocess.Popen[bytes] | None" = None
+    started: float = 0.0
+    due: float | None = None  # when to start it again
+
+    def start(self) -> None:
+        self.process, self.started, self.due = self.launch(), time.monotonic(), None
+
+    def end(self) -> None:
+        """Politely, and for as long as it takes: those that run something have limits of their own."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
+
+def serve(home: Home, deployments: Path, ports: tuple[int, int], say: Say) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Args:
+        home: its databases, its store and its runs are served.
+        deployments: the file that ``attar deploy`` takes.
+        ports: of Prefect and of MLflow.
+        say: tells the reader one line.
+
+    Raises:
+        BadInput: before anything is started: a port that is taken, a home that is served, a wrong file.
+        StageFailed: a server did not start, or the deployments were refused.
+    """
+    _check(deployments)
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
+        stack.enter_context(_alone(home))
+        listener = stack.enter_context(_listen("--prefect-port", ports[0]))
+        _listen("--mlflow-port", ports[1]).close()
+        environment = _environment(home, ports)
+        prefect, mlflow, worker = members = _members(home, listener, ports, environment)
+        for member in (prefect, mlflow):
+            stack.callback(member.end)
+            member.start()
+        say(f"starting; logs are in {home.logs}")
+        _ready(prefect, ports[0], "/api/health")
+        _ready(mlflow, ports[1], "/health")
+        _deploy(home, deployments, environment)
+        stack.callback(worker.end)
+        worker.start()
+        for line in _addresses(ports):
+            say(line)
+        try:
+            _watch(members, say)
+        finally:
+            say("ending; what runs is cancelled, and goes on from there when it is run again")
+
+
+def _check(deployments: Path) -> None:
+    if not deployments.is_file():
+        raise BadInput(f"there is no file {deployments}; write one as conf/deployments.yaml, or name yours")
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        if os.environ.get(name):
+            raise BadInput(
+                f"{name} names a server already, and attar serve starts its own; "
+                "unset it, or start only a worker with: attar worker"
+            )
+
+
+def _alone(home: Home) -> IO[str]:
+    """One serving process a home: two would share its databases. Locked until closed, or until this process ends."""
+    try:
+        home.root.mkdir(parents=True, exist_ok=True)
+        file = open(home.root / "serve.lock", "a")  # noqa: SIM115 (until serve() ends)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BadInput(f"the home {home.root} is being served already; end that, or give another --home") from None
+    except OSError as error:
+        raise BadInput(f"the home {home.root} cannot be written ({error.strerror}); give another --home") from None
+    return file
+
+
+def _listen(option: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"port {port} cannot be used ({reason}); choose another one with {option}") from None
+
+
+def _environment(home: Home, ports: tuple[int, int]) -> dict[str, str]:
+    """What the members have in common: everything in the home, nothing sent anywhere."""
+    return {
+        **os.environ,
+        **SILENT,
+        **prefect_server.directly(),
+        "ATTAR_HOME": str(home.root),
+        "PREFECT_HOME": str(home.prefect),
+        "PREFECT_API_URL": f"http://127.0.0.1:{ports[0]}/api",
+        "PREFECT_UI_URL": f"http://127.0.0.1:{ports[0]}",
+    }
+
+
+def _members(
+    home: Home, listener: socket.socket, ports: tuple[int, int], environment: dict[str, str]
+) -> tuple[Member, Member, Member]:
+    for folder in (home.logs, home.prefect):
+        folder.mkdir(parents=True, exist_ok=True)
+    pages = {
+        "PREFECT_UI_API_URL": environment["PREFECT_API_URL"],
+        "PREFECT_UI_STATIC_DIRECTORY": str(home.prefect / "ui"),  # Prefect would write into its own package
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    }
+    served = environment | prefect_server.own_pages(ports[0]) | pages
+    tracked = environment | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports[1]}"}
+    log = home.logs / "prefect.log"
+    return (
+        Member("prefect", log, lambda: prefect_server.launch(listener, "served", served, log)),
+        _guarded("mlflow", mlflow_server.command(home, ports[1]), environment | mlflow_server.ENVIRONMENT, home),
+        _guarded("worker", guard.worker(POOL), tracked, home),
+    )
+
+
+def _guarded(name: str, command: list[str], environment: dict[str, str], home: Home) -> Member:
+    """A member of several processes: its guard ends with this process, and all of them with the guard."""
+    log = home.logs / f"{name}.log"
+
+    def launch() -> "subprocess.Popen[bytes]":
+        with open(log, "ab") as output:
+            return subprocess.Popen(
+                guard.arguments(os.getpid(), command),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    return Member(name, log, launch)
+
+
+def _ready(member: Member, port: int, path: str) -> None:
+    process = member.process
+    if process is None or not prefect_server.wait(process, port, path):
+        raise StageFailed(f"{member.name} did not start; see {member.log}")
+
+
+def _deploy(home: Home, deployments: Path, environment: dict[str, str]) -> None:
+    """In a process of its own: Prefect reads its settings once, at import."""
+    command = [sys.executable, "-P", "-m", "pipelines.cli", "deploy", str(deployments), "--home", str(home.root)]
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        text = (done.stderr.strip().splitlines() or ["it said nothing"])[-1].removeprefix("error: ")
+        raise (BadInput if done.returncode == BadInput.exit_code else StageFailed)(text)
+
+
+def _addresses(ports: tuple[int, int]) -> list[str]:
+    return [
+        "",
+        f"  Prefect   http://127.0.0.1:{ports[0]}/deployments",
+        f"  MLflow    http://127.0.0.1:{ports[1]}/?workflowType=machine_learning",
+        "",
+        "Ctrl-C ends it",
+    ]
+
+
+def _watch(members: tuple[Member, ...], say: Say) -> None:
+    """Start again what died; what died soon after its start, only after a while."""
+    while True:
+        time.sleep(POLL_SECONDS)
+        for member in members:
+            process, now = member.process, time.monotonic()
+            if process is None or process.poll() is None:
+                continue
+            if member.due is None:
+                pause = 0.0 if now - member.started > STEADY_SECONDS else PAUSE_SECONDS
+                member.due = now + pause
+                say(f"{member.name} ended with code {process.returncode} and is started again; see {member.log}")
+            if now >= member.due:
+                member.start()

@@ -1,0 +1,165 @@
+"""A Prefect process worker that outlasts its server's outages, and ends its flows before itself.
+
+    python -m pipelines.worker POOL
+
+Prefect's own gives up on a server after some minutes, and kills what it runs when it goes: MLflow would never hear
+of it. Here a signal stops the polling, asks the flows to end, and waits for them.
+"""
+
+import asyncio
+import os
+import platform
+import shlex
+import signal
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import psutil
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.logging import get_logger
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
+
+from attar.errors import BadInput
+
+FLOW_SECONDS = 30.0  # for the flows: longer than what they give their stages
+ASK_SECONDS = 2.0
+POLL_SECONDS = 0.2
+
+
+class Configuration(ProcessJobConfiguration):
+    """What a flow run starts with: a process of ours, which knows its worker."""
+
+    def prepare_for_flow_run(self, *arguments: Any, **more: Any) -> None:
+        if self.command is None:
+            command = [sys.executable, "-P", "-m", "pipelines.flow_process", str(os.getpid())]
+            self.command = shlex.join(command)
+        super().prepare_for_flow_run(*arguments, **more)
+
+
+class Worker(ProcessWorker):
+    """Polls for ever: an outage of the server is no error of the worker."""
+
+    job_configuration = Configuration
+    _stopping = False
+    _away = False
+
+    @classmethod
+    def __dispatch_key__(cls) -> str | None:
+        return "attar"  # beside Prefect's own, whose pools it serves
+
+    def stop(self) -> None:
+        """Take no more flow runs."""
+        self._stopping = True
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        if self._stopping:
+            return []
+        try:
+            found = await super().get_and_submit_flow_runs()
+        except httpx.HTTPError as error:
+            self._outage(error)
+            return []
+        self._back()
+        return found
+
+    async def sync_with_backend(self) -> None:
+        try:
+            await super().sync_with_backend()
+        except httpx.HTTPError as error:
+            self._outage(error)
+
+    def _outage(self, error: httpx.HTTPError) -> None:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+            raise error  # it is there, and does not want us
+        if not self._away:
+            self._logger.warning("the Prefect server is away (%s); asking again until it is back", type(error).__name__)
+        self._away = True
+
+    def _back(self) -> None:
+        if self._away:
+            self._logger.warning("the Prefect server is back")
+        self._away = False
+
+
+async def wait_for_server() -> None:
+    """Until Prefect's API answers, however long that takes; a refusal is a sentence."""
+    logger = get_logger("worker")
+    told = False
+    while True:
+        async with get_client() as client:
+            if await client.api_healthcheck() is None:
+                try:
+                    await client.read_work_pools(limit=1)
+                except httpx.HTTPStatusError as error:
+                    code = error.response.status_code
+                    if code in (401, 403):
+                        raise BadInput(
+                            f"the Prefect server refuses this worker with status {code}; "
+                            "give it the server's password in PREFECT_API_AUTH_STRING"
+                        ) from None
+                    raise
+                return
+            if not told:
+                logger.warning("waiting for the Prefect server at %s", client.api_url)
+            told = True
+        await asyncio.sleep(ASK_SECONDS)
+
+
+async def end_flows() -> None:
+    """Ask the processes of all flow runs to end, as Ctrl-C would, and wait for them."""
+    asked: set[int] = set()
+    deadline = time.monotonic() + FLOW_SECONDS
+    while time.monotonic() < deadline:
+        running = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+        if not running:
+            return
+        for child in running:
+            if child.pid not in asked:
+                asked.add(child.pid)
+                with suppress(psutil.NoSuchProcess):
+                    child.terminate()
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def work(pool: str) -> None:
+    """Serve the pool until a signal comes."""
+    asked_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked_to_stop.set)
+    stop = asyncio.create_task(asked_to_stop.wait())
+    waiting = asyncio.create_task(wait_for_server())
+    await asyncio.wait({stop, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
+        waiting.cancel()
+        return
+    waiting.result()
+    worker = Worker(work_pool_name=pool, name=platform.node())
+    serving = asyncio.create_task(worker.start())
+    await asyncio.wait({stop, serving}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        serving.result()
+        return
+    worker.stop()
+    await end_flows()
+    serving.cancel()
+    with suppress(asyncio.CancelledError):
+        await serving
+
+
+def main(pool: str) -> int:
+    """Exit code of the worker."""
+    try:
+        asyncio.run(work(pool))
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
