@@ -1,8 +1,9 @@
 """Eight runs at once over four recipes that share stages, as a team starts them: ``python benchmarks/side_by_side.py``
 
 The services of ``docker/compose.yaml`` run as processes (see ``compose_services.py``): PostgreSQL, Prefect and MLflow
-with passwords, one worker. Each recipe is submitted twice through Prefect's API. Then the journals and the events of all
-jobs are read: every artifact has to be computed once, and one job at a time has to have the CPU. Exits with 1 otherwise.
+with passwords, one worker. Each recipe is submitted twice through Prefect's API. Then the journals and the events of
+all jobs are read: every artifact has to be computed once, and one job at a time has to have the CPU. Exits with 1
+otherwise.
 """
 
 import argparse
@@ -44,12 +45,9 @@ class Job:
 
     run: str
     makes: str
-    spans: tuple[tuple[float, float], ...]  # seconds since the epoch; none if another run had made it meanwhile
+    computed: bool  # or another run had made it meanwhile
+    spans: tuple[tuple[float, float], ...]  # when it worked, seconds since the epoch
     waits: Counter[str]  # by what it waited for
-
-    @property
-    def computed(self) -> bool:
-        return bool(self.spans)
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,10 @@ def jobs(home: Path) -> Iterator[Job]:
         told, _ = events.read(file.with_name("events.jsonl"))
         waits = Counter(_thing(event["text"]) for event in told if event["kind"] == "waiting" and event["text"])
         run = file.relative_to(home / "runs").parts[0]
-        yield Job(run, json.loads(file.read_text())["fingerprint"], tuple(_spans(told)), waits)
+        spans = tuple(_spans(told))
+        done = next((event["result"] for event in reversed(told) if event["kind"] == "done"), {})
+        computed = done.get("new", bool(spans))  # a measurement does not say; it works where it computes
+        yield Job(run, json.loads(file.read_text())["fingerprint"], computed, spans, waits)
 
 
 def _spans(told: list[events.Event]) -> Iterator[tuple[float, float]]:
@@ -118,12 +119,14 @@ def count(home: Path, states: list[str]) -> Counts:
     found = list(jobs(home))
     made = Counter(job.makes for job in found if job.computed)
     spans = sorted(span for job in found for span in job.spans)
-    reports = [json.loads(file.read_text()) for file in home.glob("runs/*/report.json")]
+    reports = [json.loads(file.read_text())["rows"] for file in home.glob("runs/*/report.json")]
+    asked = [row["evaluation"] for rows in reports for row in rows]
+    asked += [row["fingerprint"] for rows in reports for row in rows if row["step"]]  # the origin is only measured
     return Counts(
         runs=len(states),
         finished=min(states.count("COMPLETED"), len(reports)),
-        artifacts_asked=sum(2 * len(report["rows"]) - 1 for report in reports),  # the origin is only measured
-        artifacts_needed=len({job.makes for job in found}),
+        artifacts_asked=len(asked),
+        artifacts_needed=len(set(asked)),
         artifacts_computed=len(made),
         computed_twice=sum(times - 1 for times in made.values()),
         overlapping=sum(first[1] > second[0] for first, second in pairwise(spans)),
