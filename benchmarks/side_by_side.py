@@ -34,7 +34,7 @@ TWICE = 2
 CHANGES: dict[str, dict[int, dict[str, Any]]] = {
     "smoke": {},
     "longer": {3: {"train_tokens": 4096}},
-    "coarser": {2: {"group_size": 32}},
+    "hastier": {2: {"windows": 4}},
     "narrower": {1: {"ffn": 0.5}},
 }
 
