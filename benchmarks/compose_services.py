@@ -219,9 +219,9 @@ class Services:
         """A path of a container: in the folder of a volume that services share, or in one of the service's own."""
         for mount in self.described[name].get("volumes", []):
             if mount["type"] == "volume" and f"{path}/".startswith(f"{mount['target']}/"):
-                place = self.scratch / "volumes" / mount["source"]
+                place = self.scratch / "volumes" / str(mount["source"])
                 place.mkdir(parents=True, exist_ok=True)
-                return place / path.removeprefix(mount["target"]).lstrip("/")
+                return place / path.removeprefix(str(mount["target"])).lstrip("/")
         place = self.scratch / "containers" / name / path.lstrip("/")
         (self.scratch / "containers" / name / "tmp").mkdir(parents=True, exist_ok=True)
         return place

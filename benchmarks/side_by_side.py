@@ -91,7 +91,7 @@ def jobs(home: Path) -> Iterator[Job]:
         waits = Counter(_thing(event["text"]) for event in told if event["kind"] == "waiting" and event["text"])
         run = file.relative_to(home / "runs").parts[0]
         spans = tuple(_spans(told))
-        done = next((event["result"] for event in reversed(told) if event["kind"] == "done"), {})
+        done: dict[str, Any] = next((event["result"] for event in reversed(told) if event["kind"] == "done"), {})
         computed = done.get("new", bool(spans))  # a measurement does not say; it works where it computes
         yield Job(run, json.loads(file.read_text())["fingerprint"], computed, spans, waits)
 
