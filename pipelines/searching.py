@@ -1,0 +1,133 @@
+"""Which variant of a sweep comes next: all of them, some at random, or those that look best so far (TPE, by Optuna)."""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from pipelines.sweep_space import Range, Space, Values
+
+TRIES = 200  # at random, for a combination that has not been there
+
+
+class Searcher(Protocol):
+    """Proposes values for the next variant, knowing what came of those before it."""
+
+    def next(self) -> Values | None:
+        """Values that were not proposed before; None when there are no more."""
+        ...
+
+    def told(self, values: Values, score: float | None) -> None:
+        """A variant ended: its score, higher is better, or None where it failed."""
+        ...
+
+
+def searcher(space: Space) -> Searcher:
+    """The one that the sweep block asks for."""
+    match space.search.search:
+        case "grid":
+            return _Grid(space)
+        case "random":
+            return _Random(space)
+        case "tpe":
+            return _Tpe(space)
+
+
+class _Grid:
+    """Every combination, in order."""
+
+    def __init__(self, space: Space) -> None:
+        self._all: Iterator[Values] = space.grid()
+        self._known: set[str] = set()
+
+    def next(self) -> Values | None:
+        return next((values for values in self._all if key(values) not in self._known), None)
+
+    def told(self, values: Values, score: float | None) -> None:
+        self._known.add(key(values))
+
+
+class _Random:
+    """Independent draws; what was drawn before is drawn again."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._chance = random.Random(space.search.seed)
+        self._known: set[str] = set()
+
+    def next(self) -> Values | None:
+        for _ in range(TRIES):
+            values = {name: self._draw(found) for name, found in self._space.dimensions.items()}
+            if key(values) not in self._known:
+                return values
+        return None
+
+    def told(self, values: Values, score: float | None) -> None:
+        self._known.add(key(values))
+
+    def _draw(self, found: Sequence[Any] | Range) -> Any:
+        if not isinstance(found, Range):
+            return self._chance.choice(list(found))
+        if found.step is not None:
+            return self._chance.choice(found.values(""))
+        if found.log:
+            value = found.low * (found.high / found.low) ** self._chance.random()
+        elif found.whole:
+            return self._chance.randint(int(found.low), int(found.high))
+        else:
+            value = self._chance.uniform(found.low, found.high)
+        return round(value) if found.whole else float(f"{value:.4g}")
+
+
+class _Tpe:
+    """Tree-structured Parzen estimators (Bergstra et al., NeurIPS 2011), as Optuna has them; nothing of it is stored.
+
+    What ended before is told again at every start, so a sweep that goes on knows what it knew.
+    """
+
+    def __init__(self, space: Space) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._optuna = optuna
+        self._space = space
+        self._study = optuna.create_study(
+            direction="maximize", sampler=optuna.samplers.TPESampler(seed=space.search.seed, n_startup_trials=5)
+        )
+        self._distributions = {name: self._distribution(found) for name, found in space.dimensions.items()}
+        self._known: set[str] = set()
+
+    def next(self) -> Values | None:
+        for _ in range(TRIES):
+            trial = self._study.ask(self._distributions)
+            values = {name: self._value(name, trial.params[name]) for name in self._space.dimensions}
+            if key(values) not in self._known:
+                return values
+            self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+        return None
+
+    def told(self, values: Values, score: float | None) -> None:
+        self._known.add(key(values))
+        if score is not None:
+            params = {name: self._param(name, value) for name, value in values.items()}
+            made = self._optuna.trial.create_trial(params=params, distributions=self._distributions, value=score)
+            self._study.add_trial(made)
+
+    def _distribution(self, found: Sequence[Any] | Range) -> Any:
+        kinds = self._optuna.distributions
+        if not isinstance(found, Range):
+            return kinds.CategoricalDistribution([json.dumps(value) for value in found])
+        if found.whole:
+            return kinds.IntDistribution(int(found.low), int(found.high), found.log, int(found.step or 1))
+        return kinds.FloatDistribution(float(found.low), float(found.high), found.log, found.step)
+
+    def _value(self, name: str, param: Any) -> Any:
+        return param if isinstance(self._space.dimensions[name], Range) else json.loads(param)
+
+    def _param(self, name: str, value: Any) -> Any:
+        return value if isinstance(self._space.dimensions[name], Range) else json.dumps(value)
+
+
+def key(values: Values) -> str:
+    """One text for equal values."""
+    return json.dumps(values, sort_keys=True)

@@ -1,0 +1,188 @@
+"""What a sweep varies: lists and ranges inside a recipe, and orders of its stages; every variant is a plain recipe."""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from attar.errors import BadInput, nearest
+
+MARK = "sweep"
+ORDER = "order"  # the dimension of the stages' orders
+MOST_VARIANTS = 10_000
+FIXED = ("name", "model", "task", "measure", "track")  # what variants must share to be compared
+
+Document = dict[str, Any]
+Values = dict[str, Any]  # dimension → value
+
+
+class Range(BaseModel):
+    """Numbers between two ends; whole ones where both ends are whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    low: Annotated[int | float, Field(description="the smallest value")]
+    high: Annotated[int | float, Field(description="the largest value")]
+    step: Annotated[int | float | None, Field(gt=0, description="distance of the values; a grid needs one")] = None
+    log: Annotated[bool, Field(description="as many values between 1 and 10 as between 10 and 100")] = False
+
+    @model_validator(mode="after")
+    def _sound(self) -> "Range":
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"low={self.low} is not below high={self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs low above 0, and no step")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int) and not isinstance(self.step, float)
+
+    def values(self, where: str) -> list[int | float]:
+        """All values, from low to high."""
+        if self.step is None:
+            raise BadInput(f"{where}: a grid needs the range's step; give one, or sweep.search=random or tpe")
+        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
+        if count > MOST_VARIANTS:
+            raise BadInput(f"{where}: the range has {count:,} values; a sweep takes {MOST_VARIANTS:,} at most")
+        found = [self.low + i * self.step for i in range(count)]
+        return found if self.whole else [float(f"{value:.12g}") for value in found]
+
+
+class Search(BaseModel):
+    """How a sweep goes about: the recipe's ``sweep:`` block."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    search: Annotated[
+        Literal["grid", "random", "tpe"],
+        Field(description="every combination; combinations at random; or where the results so far promise most (TPE)"),
+    ] = "grid"
+    runs: Annotated[int | None, Field(ge=1, le=MOST_VARIANTS, description="variants at most")] = None
+    minutes: Annotated[
+        float | None, Field(gt=0, description="no variant begins that the plan expects to end after so many minutes")
+    ] = None
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="of the random choices")] = 0
+    max_bytes: Annotated[int | None, Field(gt=0, description="tpe prefers models of at most so many bytes")] = None
+    orders: Annotated[
+        list[list[int]],
+        Field(description="orders of the stages, by their places in the recipe, counted from 0; one may be left out"),
+    ] = []
+
+
+@dataclass(frozen=True)
+class Space:
+    """A recipe with holes, and what each hole may hold."""
+
+    document: Document  # without the sweep block; the holes still hold their marks
+    search: Search
+    dimensions: Mapping[str, list[Any] | Range]  # "stages.0.temperature" → its values
+
+    def assign(self, values: Values, number: int) -> Document:
+        """The recipe of one variant."""
+        document = copy.deepcopy(self.document)
+        for path, value in values.items():
+            if path != ORDER:
+                _set(document, path.split("."), value)
+        if ORDER in values:
+            document["stages"] = [document["stages"][place] for place in values[ORDER]]
+        document["name"] = f"{document['name']}-{number:02}"
+        return document
+
+    def grid(self) -> Iterator[Values]:
+        """All combinations; the last dimension changes quickest."""
+        names = list(self.dimensions)
+        lists = [self.choices(name) for name in names]
+        count = math.prod(map(len, lists))
+        if count > MOST_VARIANTS:
+            raise BadInput(
+                f"the sweep has {count:,} variants, {MOST_VARIANTS:,} are possible; use search=random or tpe"
+            )
+        for combination in product(*lists):
+            yield dict(zip(names, combination, strict=True))
+
+    def choices(self, name: str) -> list[Any]:
+        """The values of one dimension, one after the other."""
+        found = self.dimensions[name]
+        return found.values(name) if isinstance(found, Range) else list(found)
+
+
+def read(document: Document) -> Space:
+    """The space that a document with ``{sweep: …}`` in it spans, or one sentence about what is wrong in it."""
+    document = copy.deepcopy(document)
+    block = document.pop(MARK, None) or {}
+    if not isinstance(block, dict):
+        raise BadInput(f"sweep: holds {block!r}; possible: a mapping with {', '.join(Search.model_fields)}")
+    try:
+        search = Search(**block)
+    except ValidationError as error:
+        raise BadInput(f"sweep: {_sentence(error, Search)}") from None
+    found = dict(_holes(document, ""))
+    if search.orders:
+        found[ORDER] = _orders(search.orders, document)
+    if not found:
+        raise BadInput(
+            "nothing in the recipe is swept; write {sweep: [2, 4, 8]} or {sweep: {low: 0.1, high: 0.4, step: 0.1}} "
+            "in place of a value, or orders in the sweep block"
+        )
+    for path in found:
+        if path.split(".")[0] in FIXED:
+            raise BadInput(f"{path}: a sweep may not vary {path.split('.')[0]}, or its variants could not be compared")
+    return Space(document, search, found)
+
+
+def _holes(value: Any, path: str) -> Iterator[tuple[str, list[Any] | Range]]:
+    if isinstance(value, dict) and MARK in value:
+        if len(value) > 1:
+            other = next(key for key in value if key != MARK)
+            raise BadInput(f"{path}: {other!r} stands beside sweep; {{sweep: …}} takes the place of the whole value")
+        yield path, _values(value[MARK], path)
+    elif isinstance(value, dict | list):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _holes(entry, f"{path}.{key}".lstrip("."))
+
+
+def _values(given: Any, path: str) -> list[Any] | Range:
+    if isinstance(given, list):
+        if not given or any(given.count(value) > 1 for value in given):
+            raise BadInput(f"{path}: sweep needs a list of different values, not {given!r}")
+        return given
+    if not isinstance(given, dict):
+        raise BadInput(f"{path}: sweep={given!r} is not possible; possible: a list, or low and high of a range")
+    try:
+        return Range(**given)
+    except ValidationError as error:
+        raise BadInput(f"{path}: sweep: {_sentence(error, Range)}") from None
+
+
+def _orders(orders: list[list[int]], document: Document) -> list[Any]:
+    stages = document.get("stages")
+    count = len(stages) if isinstance(stages, list) else 0
+    for order in orders:
+        if not order or len(set(order)) < len(order) or not all(0 <= place < count for place in order):
+            raise BadInput(f"sweep: the order {order} is not possible; possible: each of 0 to {count - 1} once at most")
+    if any(orders.count(order) > 1 for order in orders):
+        raise BadInput("sweep: an order is there twice")
+    return list(orders)
+
+
+def _set(place: Any, keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        place = place[int(key) if isinstance(place, list) else key]
+    place[int(keys[-1]) if isinstance(place, list) else keys[-1]] = copy.deepcopy(value)
+
+
+def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    key = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return f"there is no key {key!r}; {nearest(key, model.model_fields)}"
+    if first["type"] == "missing":
+        return f"the key {key!r} is missing"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    return f"{key}={first['input']!r}: {first['msg']}"

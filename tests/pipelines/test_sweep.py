@@ -1,0 +1,166 @@
+"""Sweeps: what they vary, in which order, and that they go on where they were."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attar.errors import BadInput, Cancelled, StageFailed
+from pipelines.front import front
+from pipelines.home import Home
+from pipelines.recipe import Recipe
+from pipelines.report import Report, Row
+from pipelines.searching import searcher
+from pipelines.sweep import Sweep, Trial
+from pipelines.sweep_space import ORDER, read
+
+ROW = Row(1, "quantize.rtn", False, "f", "e", "/m", 10, 100, 2.0, 3.0, 4.0, 0.5, 0.0, 0.1, 0.9, None, None, 1.0, None)
+
+
+def swept(document: dict[str, Any], **block: Any) -> dict[str, Any]:
+    """The small recipe with two dimensions, and a search block."""
+    document["stages"][0]["ffn"] = {"sweep": [0.125, 0.25]}
+    document["stages"][1]["group_size"] = {"sweep": [16, 32, 64]}
+    return document | ({"sweep": block} if block else {})
+
+
+class Runner:
+    """Carries variants out in no time: the model that keeps more channels is larger and better."""
+
+    def __init__(self, fails: tuple[int, ...] = (), stops_at: int | None = None) -> None:
+        self.fails = fails
+        self.stops_at = stops_at
+        self.names: list[str] = []
+
+    def carry(self, recipe: Recipe, trial: Trial) -> tuple[str, Report]:
+        if trial.number == self.stops_at:
+            raise Cancelled("stopped")
+        self.names.append(recipe.name)
+        if trial.number in self.fails:
+            raise StageFailed("it broke")
+        ffn = recipe.stages[0]["ffn"]
+        row = replace(ROW, bytes=round(100 * (1 - ffn)), retained=1 - ffn)
+        return f"run-{trial.number}", Report("run", recipe.name, (row,))
+
+    def seconds(self, recipe: Recipe) -> float:
+        if recipe.stages[1]["group_size"] == 64:
+            raise BadInput("64 does not divide 96")
+        return 30.0
+
+
+def test_a_grid_is_every_combination(document: dict[str, Any]) -> None:
+    space = read(swept(document))
+    combinations = [tuple(values.values()) for values in space.grid()]
+    assert combinations == [(f, g) for f in (0.125, 0.25) for g in (16, 32, 64)]
+    variant = space.assign({"stages.0.ffn": 0.25, "stages.1.group_size": 32}, 4)
+    assert (variant["stages"][0]["ffn"], variant["stages"][1]["group_size"]) == (0.25, 32)
+    assert variant["name"] == "small-04"
+
+
+def test_orders_move_whole_stages(document: dict[str, Any]) -> None:
+    space = read(swept(document, orders=[[0, 1], [1, 0], [1]]))
+    assert len(list(space.grid())) == 18
+    variant = space.assign({"stages.0.ffn": 0.125, "stages.1.group_size": 16, ORDER: [1, 0]}, 1)
+    assert [stage["stage"] for stage in variant["stages"]] == ["quantize.rtn", "prune.width"]
+    assert variant["stages"][1]["ffn"] == 0.125
+
+
+def test_ranges_are_lists_with_a_step_and_continuous_without(document: dict[str, Any]) -> None:
+    document["stages"][0]["ffn"] = {"sweep": {"low": 0.1, "high": 0.4, "step": 0.1}}
+    assert [values["stages.0.ffn"] for values in read(document).grid()] == [0.1, 0.2, 0.3, 0.4]
+    document["stages"][0]["ffn"] = {"sweep": {"low": 0.001, "high": 0.5, "log": True}}
+    with pytest.raises(BadInput, match=r"stages\.0\.ffn: a grid needs the range's step"):
+        list(read(document).grid())
+    drawn = searcher(read(document | {"sweep": {"search": "random"}}))
+    values = [proposed["stages.0.ffn"] for proposed in iter(drawn.next, None) for _ in [drawn.told(proposed, None)]][:3]
+    assert all(0.001 <= value <= 0.5 for value in values)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"sweep": {"serach": "grid"}}, "sweep: there is no key 'serach'; did you mean 'search'"),
+        ({"sweep": {"orders": [[0, 5]]}}, "the order .* is not possible; possible: each of 0 to 1"),
+        ({"sweep": ["tpe"]}, "sweep: holds"),
+        ({"seed": {"sweep": []}}, "seed: sweep needs a list of different values"),
+        ({"seed": {"sweep": {"low": 3, "high": 1}}}, "seed: sweep: low=3 is not below high=1"),
+        ({"seed": {"sweep": [1, 2], "also": 1}}, "seed: 'also' stands beside sweep"),
+        ({"measure": {"windows": {"sweep": [4, 8]}}}, "measure.windows: a sweep may not vary measure"),
+    ],
+)
+def test_what_cannot_be_swept_is_a_sentence(document: dict[str, Any], change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        read(document | change)
+
+
+def test_a_recipe_without_holes_is_no_sweep(document: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=r"nothing in the recipe is swept; write \{sweep:"):
+        read(document)
+
+
+def test_a_failed_variant_does_not_stop_the_rest_and_is_tried_again(document: dict[str, Any], tmp_path: Path) -> None:
+    sweep = Sweep(swept(document), Home(tmp_path))
+    first = Runner(fails=(2,))
+    assert sweep.go(first.carry, first.seconds) == "every variant has been there"
+    states = [trial.status for trial in sweep.trials()]
+    assert states == ["finished", "failed", "refused", "finished", "finished", "refused"]
+    assert "does not divide" in sweep.trials()[2].text
+    again = Runner()
+    sweep.go(again.carry, again.seconds)
+    assert again.names == ["small-02"]
+    assert [trial.status for trial in sweep.trials()].count("finished") == 4
+
+
+def test_what_was_stopped_goes_on_there(document: dict[str, Any], tmp_path: Path) -> None:
+    stopped = Runner(stops_at=4)
+    with pytest.raises(Cancelled):
+        Sweep(swept(document), Home(tmp_path)).go(stopped.carry, stopped.seconds)
+    going_on = Runner()
+    Sweep(swept(document), Home(tmp_path)).go(going_on.carry, going_on.seconds)
+    assert stopped.names + going_on.names == ["small-01", "small-02", "small-04", "small-05"]
+
+
+@pytest.mark.parametrize(("block", "count"), [({"runs": 2}, 2), ({"minutes": 0.6}, 4), ({"minutes": 0.4}, 0)])
+def test_the_budget_ends_it(document: dict[str, Any], tmp_path: Path, block: dict[str, Any], count: int) -> None:
+    runner = Runner()
+    sweep = Sweep(swept(document, **block), Home(tmp_path))
+    told = sweep.go(runner.carry, runner.seconds)
+    assert len(runner.names) == count
+    assert told == "every variant has been there" if count == 4 else told.startswith("stopped")
+
+
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_a_search_repeats_nothing_and_is_the_same_twice(document: dict[str, Any], tmp_path: Path, search: str) -> None:
+    tried = []
+    for name in ("one", "two"):
+        runner = Runner()
+        Sweep(swept(document, search=search, runs=3, seed=1), Home(tmp_path / name)).go(runner.carry, runner.seconds)
+        trials = Sweep(swept(document, search=search, runs=3, seed=1), Home(tmp_path / name)).trials()
+        assert sum(trial.status == "finished" for trial in trials) == 3
+        assert len({json.dumps(trial.values) for trial in trials}) == len(trials)
+        tried.append([trial.values for trial in trials])
+    assert tried[0] == tried[1]
+
+
+def test_tpe_goes_where_it_is_good(document: dict[str, Any], tmp_path: Path) -> None:
+    """A choice at random is near the best end one time in ten; of the last twenty, a quarter and more are."""
+    document["stages"][0]["ffn"] = {"sweep": {"low": 0.0, "high": 0.9}}
+    document["sweep"] = {"search": "tpe", "runs": 40}
+    sweep = Sweep(document, Home(tmp_path))
+    runner = Runner()
+    sweep.go(runner.carry, runner.seconds)
+    late = [trial.values["stages.0.ffn"] for trial in sweep.trials()[20:]]
+    assert sum(value < 0.09 for value in late) > 5
+
+
+def test_two_processes_do_not_go_on_with_one_sweep(document: dict[str, Any], tmp_path: Path) -> None:
+    sweep = Sweep(swept(document), Home(tmp_path))
+    with sweep._alone(), pytest.raises(BadInput, match="going on already"):
+        sweep.go(Runner().carry, Runner().seconds)
+
+
+def test_no_point_of_the_front_is_beaten() -> None:
+    rows = [replace(ROW, bytes=b, retained=r) for b, r in ((90, 0.9), (50, 0.8), (60, 0.7), (40, 0.5), (50, 0.6))]
+    assert [(row.bytes, row.retained) for row in front(rows)] == [(40, 0.5), (50, 0.8), (90, 0.9)]
