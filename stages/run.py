@@ -94,7 +94,7 @@ def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Pa
     stage.apply(source, writer, context)
     writer.close()
     applied = time.time()
-    proofs = prove(stage.trains, source, promised, writer, context.device)
+    proofs = prove(stage.trains, source, context.origin, promised, writer)
     facts = proofs.pop("facts")
     manifest = _told(stage, spec, applied - started) | {
         "proof_seconds": time.time() - applied,
