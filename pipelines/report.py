@@ -11,7 +11,7 @@ from attar import scores, statistics
 from attar.checkpoint import read_facts
 from attar.errors import StageFailed
 from attar.scores import Scores
-from attar.stamp import KEY, comparable
+from attar.stamp import HASH, KEY, comparable
 from attar.store import Store
 from pipelines import journal
 
@@ -147,11 +147,10 @@ def make_row(
         tokens=counts["prompt_tokens"] + counts["answer_tokens"] if counts else None,
         price=counts.get("price"),
         **_compared(result, scores.load(store.folder("evaluation", evaluation)), origin),
-        **{
-            name: result.get(name, {}).get(OTHER)
-            for name in ("bits_per_byte", "calibration_error", "confidently_wrong")
-        },
-        stamp=result.get(KEY, {}).get("hash"),
+        bits_per_byte=result.get("bits_per_byte", {}).get(OTHER),
+        calibration_error=result.get("calibration_error", {}).get(OTHER),
+        confidently_wrong=result.get("confidently_wrong", {}).get(OTHER),
+        stamp=result.get(KEY, {}).get(HASH),
     )
 
 
