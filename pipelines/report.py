@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from attar import scores, statistics
+from attar import scores
 from attar.checkpoint import read_facts
 from attar.errors import StageFailed
 from attar.scores import Scores
@@ -156,6 +156,8 @@ def make_row(
 
 def _compared(result: dict[str, Any], scored: Mapping[str, Scores], origin: Reference) -> dict[str, Any]:
     """The interval of the headline and what may be said of it; a note instead where the two cannot be compared."""
+    from attar import statistics  # numpy, which the command line does without until there is something to compare
+
     loss = f"loss/{OTHER}"
     if loss not in scored or loss not in origin.scores or result == origin.result:
         return {}
