@@ -27,7 +27,10 @@ CELLS = 1 << 21  # numbers in memory at one time while resampling
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model against another on the same items: an estimate, its 95 % interval, and what may be said of it."""
+    """A model against another on the same items: an estimate, its 95 % interval, and what may be said of it.
+
+    Of fewer than :data:`FEWEST` items the bounds are those of the draws and promise nothing; ``note`` says so.
+    """
 
     value: float
     low: float
@@ -153,7 +156,7 @@ def _generator(*values: Floats) -> np.random.Generator:
 
 def _verdict(low: float, high: float, p: float, items: int, lower_is_better: bool) -> tuple[Verdict, str | None]:
     if items < FEWEST:
-        return "not distinguishable", f"only {items} items, at least {FEWEST} are needed to tell models apart"
+        return "not distinguishable", f"too few items to tell models apart: {items} of at least {FEWEST}"
     if p >= LEVEL or low <= 0 <= high:
         return "not distinguishable", None
     return ("better" if (high < 0) == lower_is_better else "worse"), None

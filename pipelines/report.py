@@ -44,7 +44,7 @@ class Row:
     pairs: int | None = None  # kept by a stage that makes a dataset; its model is that of the step before
     tokens: int | None = None  # of all prompts and answers of the dataset's making
     price: float | None = None  # of these tokens, in the currency that the recipe's price is in
-    retained_low: float | None = None  # 95 % interval of retained, over documents; None of the origin itself
+    retained_low: float | None = None  # 95 % interval of retained, over documents; None of few, or of the origin
     retained_high: float | None = None
     verdict: str | None = None  # against the origin: better, worse, not distinguishable
     p_value: float | None = None  # of the test that the verdict asks
@@ -164,9 +164,10 @@ def _compared(result: dict[str, Any], scored: Mapping[str, Scores], origin: Refe
     if why := comparable(origin.result, result, "retained"):
         return {"note": why}
     found = statistics.perplexity_retained(scored[loss], origin.scores[loss])
+    told = found.items >= statistics.FEWEST  # of fewer, bounds would promise what they cannot keep
     return {
-        "retained_low": min(1.0, found.low),
-        "retained_high": min(1.0, found.high),
+        "retained_low": min(1.0, found.low) if told else None,
+        "retained_high": min(1.0, found.high) if told else None,
         "verdict": found.verdict,
         "p_value": found.p,
         "documents": found.items,

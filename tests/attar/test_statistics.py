@@ -59,7 +59,7 @@ def test_few_documents_tell_nothing_and_say_so() -> None:
     losses = GENERATOR(4).normal(3, 1, 5)
     found = difference(text(losses + 1), text(losses))
     assert found.verdict == "not distinguishable" and found.note == (
-        "only 5 items, at least 6 are needed to tell models apart"
+        "too few items to tell models apart: 5 of at least 6"
     )
 
 

@@ -149,6 +149,16 @@ def test_retained_has_an_interval_over_documents_and_a_verdict(tmp_path: Path) -
     assert report.load(tmp_path) == Report("run-1", "small", (worse, noisy, other))
 
 
+def test_few_documents_give_no_interval_and_say_why(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    folder = imported(store, "a")
+    origin = Reference.read(folder, scored(store, "origin", [2.0, 3.0]), store)
+    row = report.make_row(1, "few", False, folder, "a", scored(store, "few", [2.5, 3.5]), store, origin)
+    assert (row.retained_low, row.verdict, row.documents) == (None, "not distinguishable", 2)
+    assert row.note == "too few items to tell models apart: 2 of at least 6"
+    assert f"| {100 * exp(-0.5):.1f} % |" in report.markdown(Report("run-1", "small", (row,)))
+
+
 def test_reports_from_before_intervals_are_still_read(rows: list[Row], tmp_path: Path) -> None:
     made = Report("run-1", "small", tuple(rows)).as_json()
     new = ("retained_low", "retained_high", "verdict", "p_value", "documents", "note", "stamp")
