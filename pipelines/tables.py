@@ -38,9 +38,10 @@ def narrow_report_table(report: Report) -> Table:
 
 
 def _narrow(text: str) -> str:
-    """An interval below what it is of."""
+    """The bounds of an interval below what it is of."""
     value, _, interval = text.partition(" (")
-    return f"{value}\n{interval.removesuffix(')')}" if interval else text
+    low, _, high = interval.removesuffix(")").partition("–")
+    return f"{value}\n≥ {low}\n≤ {high}" if interval else text
 
 
 def plan_table(plan: Plan) -> Group:

@@ -2,12 +2,14 @@
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from io import StringIO
 from math import exp
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from attar import scores
 from attar.scores import Scores
@@ -17,6 +19,7 @@ from attar.tiny import tiny_model
 from pipelines import plot, report
 from pipelines.journal import Journal, NullTracker
 from pipelines.report import Reference, Report, Row
+from pipelines.tables import show_report
 
 
 def stored(store: Store, name: str, held_out: float, other: float, kl: float | None = 0.5) -> str:
@@ -147,6 +150,14 @@ def test_retained_has_an_interval_over_documents_and_a_verdict(tmp_path: Path) -
     assert row("origin-again", base).verdict is None  # the origin is not compared with itself
     report.save(Report("run-1", "small", (worse, noisy, other)), tmp_path)
     assert report.load(tmp_path) == Report("run-1", "small", (worse, noisy, other))
+
+
+def test_five_steps_with_their_intervals_fit_on_eighty_characters(rows: list[Row]) -> None:
+    told = [replace(row, retained_low=0.991, retained_high=1.0) for row in (rows * 2)[1:]]
+    console = Console(width=80, force_terminal=True, color_system=None, record=True, file=StringIO())
+    show_report(console, Report("run-1", "small", tuple(told)))
+    text = console.export_text()
+    assert text.count("≥ 99.1") == text.count("≤ 100.0") == 5 and "…" not in text
 
 
 def test_few_documents_give_no_interval_and_say_why(tmp_path: Path) -> None:
