@@ -37,6 +37,8 @@ def prove(trains: bool, source: Model, origin: Model, promised: ModelFacts, writ
     stored = stored_tensors(folder)
     if asked != stored:
         raise ProofFailed(f"the saved tensors differ from the plan: {_first_difference(asked, stored)}")
+    if facts.tokenizer != promised.tokenizer:
+        raise ProofFailed("the saved tokenizer.json is not the one that the plan promised, byte for byte")
     _finite(folder)
     changed = _changed(trains, source, origin, Model(folder))
     difference = _reopens(writer, facts)

@@ -66,6 +66,11 @@ def shorten(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(content[:-100])
 
 
+def shorten_tokenizer(folder: Path) -> None:
+    content = (folder / "tokenizer.json").read_bytes()
+    (folder / "tokenizer.json").write_bytes(content[:-100])
+
+
 def leave_pickle(folder: Path) -> None:
     (folder / "optimizer.pt").write_bytes(pickle.dumps({"step": 7}))
 
@@ -86,6 +91,7 @@ def link_away(folder: Path) -> None:
 AFTERWARDS: dict[str, Callable[[Path], None]] = {
     "drops keys": drop_key,
     "leaves a file shorter": shorten,
+    "leaves a tokenizer shorter": shorten_tokenizer,
     "pickles": leave_pickle,
     "pickles under another name": disguise_pickle,
     "leaves what it did not report": leave_stray,
@@ -97,6 +103,7 @@ SENTENCES = {
     "drops keys": "asks for a tensor model.layers.2.self_attn.v_proj.weight of shape .*, the weights do not hold it",
     "writes NaN": "model.layers.1.mlp.up_proj.weight of the saved model holds NaN or infinite values",
     "leaves a file shorter": "not a complete safetensors file: [0-9]+ bytes where its header promises [0-9]+",
+    "leaves a tokenizer shorter": "the saved tokenizer.json is not the one that the plan promised",
     "pickles": "left the pickle optimizer.pt, which can run code when opened",
     "pickles under another name": "left the pickle tokenizer.model",
     "leaves what it did not report": "left the file cache/activations.safetensors, which no runtime reads",
