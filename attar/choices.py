@@ -19,6 +19,7 @@ from torch.nn import functional
 from attar.data import Document
 from attar.data.windows import load_tokenizer
 from attar.responses.prompts import public_name
+from attar.scores import Scores, of_answers
 
 CHOICES = 4
 SHORTEST, LONGEST = 40, 400  # characters of a description
@@ -88,6 +89,12 @@ def choose(
 def accuracy(chosen: Sequence[int], asked: Sequence[Question]) -> float:
     """Share of right choices."""
     return sum(choice == question.right for choice, question in zip(chosen, asked, strict=True)) / len(asked)
+
+
+def answers(chosen: Sequence[int], asked: Sequence[Question]) -> Scores:
+    """The same question by question, each called by the function that it asks for."""
+    right = [float(choice == question.right) for choice, question in zip(chosen, asked, strict=True)]
+    return of_answers([question.choices[question.right] for question in asked], right)
 
 
 def _description(document: Document, name: str) -> str | None:

@@ -1,21 +1,35 @@
-"""Quality of a causal language model on fixed windows: perplexity, and its distance from the origin.
+"""Quality of a causal language model on fixed windows: perplexity, calibration, and distance from the origin.
 
 Logits exist only for a chunk of tokens at a time; the origin's are rebuilt from its last hidden states, which are
 kept from its own measurement, so that the origin runs once however many models are compared with it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp, log
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional
 
+from attar.calibration import calibration_error, confidently_wrong
 from attar.model import softcap
 
 CHUNK = 128  # tokens whose logits are in memory at once
 BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Measures on every scored token, window after window [n · (t − 1)]."""
+
+    loss: npt.NDArray[np.float64]  # nats
+    confidence: npt.NDArray[np.float64]  # probability of the likeliest token
+    right: npt.NDArray[np.bool_]  # whether that was the next one
+    kl: npt.NDArray[np.float64] | None  # None where there is no reference to compare with
+    agreed: npt.NDArray[np.float64] | None  # 1 where the origin's likeliest token is the same
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,9 @@ class TextQuality:
     scored_tokens: int
     kl: float | None  # mean KL(origin ‖ model) in nats per token
     agreement: float | None  # share of scored tokens with the origin's top-1
+    calibration_error: float  # of the likeliest next token
+    confidently_wrong: float  # share of scored tokens that the model was sure of and wrong about
+    tokens: TokenScores = field(repr=False, compare=False)
 
     def bits_per_byte(self, scored_bytes: int) -> float:
         """Loss in bits per byte of text, comparable across tokenizers."""
@@ -72,22 +89,31 @@ def measure_text(
     h = hidden_NTH[:, :-1].flatten(0, 1)
     r = reference.hidden_NTH[:, :-1].flatten(0, 1) if reference else None
     targets = ids_NT[:, 1:].flatten()
-    nats = kl = agreed = 0.0
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in ("loss", "confidence", "right", "kl", "agreed")}
     for start in range(0, len(h), CHUNK):
         piece = slice(start, start + CHUNK)
         p = _log_probabilities(h[piece].to(device), head_VH, cap)
-        nats -= float(p.gather(1, targets[piece, None].to(device)).double().sum())
+        wanted = targets[piece].to(device)
+        sure, top = p.max(-1)
+        parts["loss"].append(-p.gather(1, wanted[:, None])[:, 0].double())
+        parts["confidence"].append(sure.double().exp())
+        parts["right"].append(top == wanted)
         if r is not None and reference is not None:
             q = _log_probabilities(r[piece].to(device), reference.head_VH, reference.softcap)
-            kl += float(functional.kl_div(p, q, reduction="none", log_target=True).sum(-1).double().sum())
-            agreed += float((p.argmax(-1) == q.argmax(-1)).sum())
-    count = targets.numel()
+            parts["kl"].append(functional.kl_div(p, q, reduction="none", log_target=True).sum(-1).double())
+            parts["agreed"].append((top == q.argmax(-1)).double())
+    found = {name: torch.cat(values).cpu().numpy() for name, values in parts.items() if values}
+    tokens = TokenScores(found["loss"], found["confidence"], found["right"], found.get("kl"), found.get("agreed"))
+    nats = float(tokens.loss.sum())
     quality = TextQuality(
-        perplexity=exp(min(nats / count, 700.0)),
+        perplexity=exp(min(nats / targets.numel(), 700.0)),
         nats=nats,
-        scored_tokens=count,
-        kl=max(kl, 0.0) / count if reference else 0.0,
-        agreement=agreed / count if reference else 1.0,
+        scored_tokens=targets.numel(),
+        kl=0.0 if tokens.kl is None else max(float(tokens.kl.mean()), 0.0),
+        agreement=1.0 if tokens.agreed is None else float(tokens.agreed.mean()),
+        calibration_error=calibration_error(tokens.confidence, tokens.right),
+        confidently_wrong=confidently_wrong(tokens.confidence, tokens.right),
+        tokens=tokens,
     )
     return quality, hidden_NTH
 

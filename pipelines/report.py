@@ -2,12 +2,16 @@
 
 import csv
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from attar import scores
 from attar.checkpoint import read_facts
 from attar.errors import StageFailed
+from attar.scores import Scores
+from attar.stamp import HASH, KEY, comparable
 from attar.store import Store
 from pipelines import journal
 
@@ -40,6 +44,16 @@ class Row:
     pairs: int | None = None  # kept by a stage that makes a dataset; its model is that of the step before
     tokens: int | None = None  # of all prompts and answers of the dataset's making
     price: float | None = None  # of these tokens, in the currency that the recipe's price is in
+    retained_low: float | None = None  # 95 % interval of retained, over documents; None of few, or of the origin
+    retained_high: float | None = None
+    verdict: str | None = None  # against the origin: better, worse, not distinguishable
+    p_value: float | None = None  # of the test that the verdict asks
+    documents: int | None = None  # that the interval is over
+    note: str | None = None  # why nothing can be said
+    bits_per_byte: float | None = None  # on the other-kind text, as the two below
+    calibration_error: float | None = None
+    confidently_wrong: float | None = None
+    stamp: str | None = None  # rows of equal stamps may be ranked together, see attar.stamp
 
     @property
     def label(self) -> str:
@@ -74,12 +88,16 @@ class Reference:
     bytes: int  # of the origin in bf16
     held_out: float  # perplexities
     other: float
+    result: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Scores] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path, evaluation: str, store: Store) -> "Reference":
         """From the origin's folder and its evaluation."""
-        perplexity = _result(evaluation, store)["perplexity"]
-        return cls(read_facts(folder).bf16_bytes, perplexity[HELD_OUT], perplexity[OTHER])
+        result = _result(evaluation, store)
+        perplexity = result["perplexity"]
+        scored = scores.load(store.folder("evaluation", evaluation))
+        return cls(read_facts(folder).bf16_bytes, perplexity[HELD_OUT], perplexity[OTHER], result, scored)
 
 
 def make_row(
@@ -128,7 +146,33 @@ def make_row(
         pairs=counts.get("pairs"),
         tokens=counts["prompt_tokens"] + counts["answer_tokens"] if counts else None,
         price=counts.get("price"),
+        **_compared(result, scores.load(store.folder("evaluation", evaluation)), origin),
+        bits_per_byte=result.get("bits_per_byte", {}).get(OTHER),
+        calibration_error=result.get("calibration_error", {}).get(OTHER),
+        confidently_wrong=result.get("confidently_wrong", {}).get(OTHER),
+        stamp=result.get(KEY, {}).get(HASH),
     )
+
+
+def _compared(result: dict[str, Any], scored: Mapping[str, Scores], origin: Reference) -> dict[str, Any]:
+    """The interval of the headline and what may be said of it; a note instead where the two cannot be compared."""
+    from attar import statistics  # numpy, which the command line does without until there is something to compare
+
+    loss = f"loss/{OTHER}"
+    if loss not in scored or loss not in origin.scores or result == origin.result:
+        return {}
+    if why := comparable(origin.result, result, "retained"):
+        return {"note": why}
+    found = statistics.perplexity_retained(scored[loss], origin.scores[loss])
+    told = found.items >= statistics.FEWEST  # of fewer, bounds would promise what they cannot keep
+    return {
+        "retained_low": min(1.0, found.low) if told else None,
+        "retained_high": min(1.0, found.high) if told else None,
+        "verdict": found.verdict,
+        "p_value": found.p,
+        "documents": found.items,
+        "note": found.note,
+    }
 
 
 def _result(evaluation: str, store: Store) -> dict[str, Any]:
@@ -147,7 +191,7 @@ COLUMNS: tuple[tuple[str, Any], ...] = (
     ("ratio", lambda r: f"{r.compression_ratio:.2f}×"),
     ("perplexity\nother", lambda r: f"{r.perplexity_other:.2f}"),
     ("perplexity\nheld-out", lambda r: f"{r.perplexity_held_out:.2f}"),
-    ("retained\nquality", lambda r: f"{r.retained:.1%}"),
+    ("retained\nquality", lambda r: _retained(r)),
     ("adapt-\nation", lambda r: f"+{r.adaptation:.0%}" if r.adaptation >= 0.005 else "–"),
     ("KL\nnats", lambda r: _number(r.kl, "{:.3f}")),
     ("agree-\nment", lambda r: _number(r.agreement, "{:.1%}")),
@@ -163,6 +207,12 @@ def cells(row: Row) -> list[str]:
         return [text(row) for _, text in COLUMNS]
     told = [row.label, f"{row.pairs:,} pairs", f"{_number(row.tokens, '{:,}')} tokens"]
     return [*told, *["–"] * (len(COLUMNS) - len(told) - 1), COLUMNS[-1][1](row)]
+
+
+def _retained(row: Row) -> str:
+    if row.retained_low is None or row.retained_high is None:
+        return f"{100 * row.retained:.1f} %"
+    return f"{100 * row.retained:.1f} % ({100 * row.retained_low:.1f}–{100 * row.retained_high:.1f})"
 
 
 def _number(value: float | None, form: str) -> str:

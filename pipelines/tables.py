@@ -34,8 +34,15 @@ def narrow_report_table(report: Report) -> Table:
     columns = [cells(row) for row in report.rows]
     for index, (heading, _) in enumerate(COLUMNS[1:], start=1):
         name = heading.replace("-\n", "").replace("\n", " ")
-        table.add_row(name, *(texts[index] for texts in columns))
+        table.add_row(name, *(_narrow(texts[index]) for texts in columns))
     return table
+
+
+def _narrow(text: str) -> str:
+    """The bounds of an interval below what it is of."""
+    value, _, interval = text.partition(" (")
+    low, _, high = interval.removesuffix(")").partition("–")
+    return f"{value}\n≥ {low}\n≤ {high}" if interval else text
 
 
 def plan_table(plan: Plan) -> Group:
@@ -114,8 +121,8 @@ def show_report(console: Console, report: Report) -> None:
     needed = wide.measure(table, options=wide.options.update(width=1000)).maximum
     wide.print(table if needed <= wide.width else narrow_report_table(report))
     wide.print(
-        "perplexity, retained quality, KL and agreement are on the other-kind text, never trained on; "
-        "seconds in brackets: made before",
+        "perplexity, retained quality (95 % interval over documents), KL and agreement are on the other-kind text, "
+        "never trained on; seconds in brackets: made before",
         style="dim",
         highlight=False,
     )

@@ -4,22 +4,25 @@ import json
 import shutil
 import time
 from functools import partial
-from math import isfinite
+from math import isfinite, log
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from attar import architecture, machine
-from attar.data import Corpus, Split, open_corpus
+from attar import architecture, machine, scores
+from attar.calibration import SURE
+from attar.data import Corpus, Measured, Split, open_corpus
 from attar.errors import StageFailed
 from attar.events import Events
 from attar.footprint import measure_speed
 from attar.inputs import open_model
 from attar.model import Model
 from attar.quality import Reference, TextQuality, measure_text
+from attar.scores import Scores
 from attar.slots import Slot
+from attar.stamp import KEY, stamp
 from attar.store import Artifact, Store
 from attar.waiting import Waiter
 from stages.spec import MeasureSpec
@@ -48,8 +51,9 @@ def _make(spec: MeasureSpec, store: Store, events: Events) -> Artifact:
     model, origin = open_model(spec.model, store), open_model(spec.origin, store)
     draft = store.draft("evaluation", spec.fingerprint)
     try:
-        result, hidden = _measure(spec, model, origin, store, corpus, events)
+        result, scored, hidden = _measure(spec, model, origin, store, corpus, events)
         (draft / RESULT).write_text(json.dumps(result, indent=1) + "\n")
+        scores.save(scored, draft)
         if spec.origin_evaluation is None:
             save_file(hidden, draft / HIDDEN)
         manifest = {
@@ -66,7 +70,7 @@ def _make(spec: MeasureSpec, store: Store, events: Events) -> Artifact:
 
 def _measure(
     spec: MeasureSpec, model_on_disk: Model, origin: Model, store: Store, corpus: Corpus, events: Events
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+) -> tuple[dict[str, Any], dict[str, Scores], dict[str, torch.Tensor]]:
     suite = spec.suite
     dtype = getattr(torch, spec.machine.dtype)
     model = model_on_disk.materialize(dtype, spec.machine.device)
@@ -75,10 +79,10 @@ def _measure(
     peak = machine.peak_memory(spec.machine.device)  # before quality, whose buffers no server would hold
     comparable = model_on_disk.facts.tokenizer == origin.facts.tokenizer
     kept = _origin_hidden(spec, store) if comparable else {}
-    windows: dict[str, Any] = {
-        text: corpus.windows(text, model_on_disk.tokenizer_file, suite.windows, suite.length, seed=0) for text in TEXTS
+    texts: dict[str, Measured] = {
+        text: corpus.measured(text, model_on_disk.tokenizer_file, suite.windows, suite.length, seed=0) for text in TEXTS
     }
-    total, done = sum(int(ids.size) for ids in windows.values()), 0
+    total, done = sum(int(measured.windows.size) for measured in texts.values()), 0
 
     def progress(tokens: int) -> None:
         nonlocal done
@@ -87,9 +91,9 @@ def _measure(
 
     qualities: dict[str, TextQuality] = {}
     hidden: dict[str, torch.Tensor] = {}
-    for text, ids in windows.items():
+    for text, measured in texts.items():
         reference = _reference(kept[text], origin, dtype, spec.machine.device) if kept else None
-        qualities[text], hidden[text] = measure_text(model, torch.from_numpy(ids), reference, progress)
+        qualities[text], hidden[text] = measure_text(model, torch.from_numpy(measured.windows), reference, progress)
     for text, quality in qualities.items():
         if not all(isfinite(value) for value in (quality.perplexity, quality.kl or 0.0)):
             raise StageFailed(
@@ -100,9 +104,12 @@ def _measure(
     result = {
         "perplexity": {t: q.perplexity for t, q in qualities.items()},
         "bits_per_byte": {
-            t: q.bits_per_byte(corpus.text_bytes(model_on_disk.tokenizer_file, windows[t]))
+            t: q.bits_per_byte(corpus.text_bytes(model_on_disk.tokenizer_file, texts[t].windows))
             for t, q in qualities.items()
         },
+        "calibration_error": {t: q.calibration_error for t, q in qualities.items()},
+        "confidently_wrong": {t: q.confidently_wrong for t, q in qualities.items()},
+        "confident_from": SURE,
         "kl": {t: q.kl if kept or itself else None for t, q in qualities.items()},
         "agreement": {t: q.agreement if kept or itself else None for t, q in qualities.items()},
         "scored_tokens": {t: q.scored_tokens for t, q in qualities.items()},
@@ -112,8 +119,47 @@ def _measure(
         "runtime": _runtime(model_on_disk),
         "dtype": spec.machine.dtype,
         "threads": spec.machine.threads,
+        KEY: _stamp(spec, model_on_disk),
     }
-    return result, hidden
+    scored = {name: found for t, q in qualities.items() for name, found in _scores(t, q, texts[t]).items()}
+    return result, scored, hidden
+
+
+def _stamp(spec: MeasureSpec, model: Model) -> dict[str, Any]:
+    suite, timed = spec.suite, spec.suite.speed
+    return stamp(
+        **{name: fingerprint for name, fingerprint in spec.inputs.items() if name.startswith("data.")},
+        suite=suite.version,
+        origin=spec.origin.fingerprint,
+        windows=suite.windows,
+        length=suite.length,
+        dtype=spec.machine.dtype,
+        tokenizer=model.facts.tokenizer,
+        device=spec.machine.device,
+        threads=spec.machine.threads,
+        processor=machine.describe(spec.machine.device, spec.machine.threads).get("gpu") or machine.cpu_name(),
+        prompt=suite.prompt if timed else None,
+        new_tokens=suite.new_tokens if timed else None,
+    )
+
+
+def _scores(text: str, quality: TextQuality, measured: Measured) -> dict[str, Scores]:
+    """What was measured on every document of a text, by measure and text."""
+    tokens, owners = quality.tokens, measured.owners[:, 1:].ravel()
+    found = {"loss": tokens.loss, "wrong": 1.0 - tokens.right}
+    found |= {name: value for name, value in (("kl", tokens.kl), ("agreed", tokens.agreed)) if value is not None}
+    named = {
+        f"{name}/{text}": scores.by_owner(measured.names, owners, value, tokens.confidence if name == "wrong" else None)
+        for name, value in found.items()
+    }
+    loss, size = named[f"loss/{text}"], dict(zip(measured.names, measured.text_bytes.tolist(), strict=True))
+    spelled = [i for i, name in enumerate(loss.ids) if size[name]]  # an end of text alone stands for no byte
+    bits = Scores(
+        tuple(loss.ids[i] for i in spelled),
+        tuple(loss.sums[i] / log(2) for i in spelled),
+        tuple(size[loss.ids[i]] for i in spelled),
+    )
+    return {**named, f"bits/{text}": bits}
 
 
 def _runtime(model: Model) -> str:

@@ -106,7 +106,7 @@ def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Pa
     writer.close()
     applied = time.time()
     context.log("saved; what was made is proved now")
-    proofs = prove(stage.trains, source, promised, writer, context.device)
+    proofs = prove(stage.trains, source, context.origin, promised, writer)
     facts = proofs.pop("facts")
     manifest = _told(stage, spec, applied - started) | {
         "proof_seconds": time.time() - applied,

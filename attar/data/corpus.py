@@ -6,13 +6,24 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from attar.data import embedded, files, hub
 from attar.data.cache import kept
-from attar.data.documents import SPLITS, Document, Split, digest, sections, split_of, unique, without_copies
+from attar.data.documents import (
+    MEASURED_SECTION,
+    SECTION,
+    SPLITS,
+    Document,
+    Split,
+    digest,
+    sections,
+    split_of,
+    unique,
+    without_copies,
+)
 from attar.data.settings import EMBEDDED, TOPICS, DataSettings
-from attar.data.windows import pack, text_bytes
+from attar.data.windows import bytes_by_owner, pack, pack_owned, text_bytes
 from attar.errors import BadInput, nearest
 from attar.fingerprint import hash_json
 
@@ -23,6 +34,15 @@ VERSION = 1  # bump when the same documents are split, cut, shuffled or packed d
 SHORTEST = 200  # characters a source must hold to be called text
 
 Progress = Callable[[int, int], None]
+
+
+class Measured(NamedTuple):
+    """Windows to measure on. Documents of one module count as one, since they say much the same."""
+
+    windows: "Windows"  # token ids [n, length]
+    owners: "Windows"  # of every token, which of ``names`` it belongs to [n, length]
+    names: list[str]  # of the modules
+    text_bytes: "Windows"  # UTF-8 bytes of each one's scored text [names]
 
 
 class Corpus:
@@ -83,20 +103,33 @@ class Corpus:
         """int64 ``[<= count, length]``: documents shuffled by ``seed``, packed end to end, separated by end-of-text.
 
         Fewer than ``count`` when the split holds no more. The same on every machine; fewer windows are a prefix of
-        more. Documents are cut into sections of some 8,000 characters before they are shuffled.
+        more. Documents are cut into sections before they are shuffled: of at most 8,000 characters to learn from, of
+        2,000 to be measured on.
         """
-        return pack(self._shuffled(split, seed), tokenizer_file, count, length)
+        return pack((text for text, _ in self._shuffled(split, seed)), tokenizer_file, count, length)
+
+    def measured(self, split: Split, tokenizer_file: Path, count: int, length: int, seed: int) -> "Measured":
+        """The same windows, and which document each of their tokens is of."""
+        shuffled = self._shuffled(split, seed)
+        windows, places = pack_owned((text for text, _ in shuffled), tokenizer_file, count, length)
+        modules = [module for _, module in shuffled]
+        names = list(dict.fromkeys(modules[: int(places.max(initial=-1)) + 1]))
+        numbers = {module: number for number, module in enumerate(names)}
+        owners = _looked_up([numbers.get(module, -1) for module in modules], places)
+        return Measured(windows, owners, names, bytes_by_owner(tokenizer_file, windows, owners, len(names)))
 
     @staticmethod
     def text_bytes(tokenizer_file: Path, windows: "Windows") -> int:
         """UTF-8 bytes of the text that the scored tokens stand for, see :func:`attar.data.windows.text_bytes`."""
         return text_bytes(tokenizer_file, windows)
 
-    def _shuffled(self, split: Split, seed: int) -> list[str]:
+    def _shuffled(self, split: Split, seed: int) -> list[tuple[str, str]]:
+        """(section, module it is of)."""
         # By hash and not by a generator: no version of Python or numpy can change it.
-        texts = [piece for document in self.documents(split) for piece in sections(document.text)]
-        keyed = ((hashlib.sha256(f"{seed}/".encode() + text.encode()).digest(), text) for text in texts)
-        return [text for _, text in sorted(keyed)]
+        size = MEASURED_SECTION if split in ("held-out", "other") else SECTION
+        pieces = [(piece, d.module) for d in self.documents(split) for piece in sections(d.text, size)]
+        keyed = ((hashlib.sha256(f"{seed}/".encode() + text.encode()).digest(), text, of) for text, of in pieces)
+        return [(text, of) for _, text, of in sorted(keyed)]
 
     def require(self, split: Split, tokenizer_file: Path, count: int, length: int) -> None:
         """Raise :class:`BadInput` if the split holds fewer than ``count`` windows of ``length`` tokens.
@@ -116,6 +149,13 @@ class Corpus:
                 f"{what} is too short: {least} windows of {length} tokens are needed of{role or ' it'}, {found} can be "
                 f"cut; add text, or ask for fewer or shorter windows"
             )
+
+
+def _looked_up(table: list[int], places: "Windows") -> "Windows":
+    import numpy as np
+
+    found: Windows = np.asarray(table, dtype=np.int64)[places]
+    return found
 
 
 def _identity(text: str) -> str:

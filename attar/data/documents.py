@@ -9,6 +9,7 @@ Split = Literal["train", "calibration", "held-out", "other"]
 SPLITS: tuple[Split, ...] = ("train", "calibration", "held-out", "other")
 
 SECTION = 8_000  # characters: a longer document is cut, so that no single one fills a calibration set
+MEASURED_SECTION = 2_000  # of text that is measured on: few windows should still hold many documents
 # Of 100 parts, by a hash that never changes: a text keeps its split when the corpus around it grows.
 CALIBRATION, HELD_OUT = range(90, 95), range(95, 100)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,23 @@ def pack(texts: Iterable[str], tokenizer_file: Path, count: int, length: int) ->
     Text after text, an end-of-text token after each, cut every ``length`` tokens; what is left over at the end is
     dropped. Only as many texts are tokenized as the windows need, so fewer windows are a prefix of more.
     """
+    return _packed(texts, tokenizer_file, count, length)[0]
+
+
+def pack_owned(texts: Iterable[str], tokenizer_file: Path, count: int, length: int) -> tuple["Windows", "Windows"]:
+    """The windows of :func:`pack`, and of every token in them the number of its text: int64 ``[<= count, length]``.
+
+    The end of text belongs to the text that it ends.
+    """
+    import numpy as np
+
+    windows, sizes = _packed(texts, tokenizer_file, count, length)
+    owners = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)[: windows.size]
+    return windows, owners.reshape(windows.shape)
+
+
+def _packed(texts: Iterable[str], tokenizer_file: Path, count: int, length: int) -> tuple["Windows", list[int]]:
+    """The windows, and how many tokens each text took that was tokenized for them."""
     import numpy as np
 
     if count < 1 or length < 1:
@@ -59,9 +77,11 @@ def pack(texts: Iterable[str], tokenizer_file: Path, count: int, length: int) ->
     tokenizer = load_tokenizer(tokenizer_file)
     end = separator(tokenizer, tokenizer_file)
     parts: list[npt.NDArray[np.int32]] = []  # a list of Python integers would take eight times the memory
+    sizes: list[int] = []
     found = 0
     for batch in _batches(texts):
         encoded = tokenizer.encode_batch(batch, add_special_tokens=False)
+        sizes += [len(one.ids) + len(end) for one in encoded]
         parts.append(np.fromiter((i for one in encoded for i in (*one.ids, *end)), dtype=np.int32))
         found += len(parts[-1])
         if found >= count * length:
@@ -72,7 +92,7 @@ def pack(texts: Iterable[str], tokenizer_file: Path, count: int, length: int) ->
     for part in parts:
         windows[at : at + len(part)] = part[: len(windows) - at]
         at += len(part)
-    return windows.reshape(whole, length)
+    return windows.reshape(whole, length), sizes
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -102,6 +122,29 @@ def text_bytes(tokenizer_file: Path, windows: "Windows") -> int:
         return int(np.asarray(sizes, dtype=np.int64)[scored].sum())
     tokenizer = load_tokenizer(tokenizer_file)
     return sum(len(text.encode()) for text in tokenizer.decode_batch(scored.tolist(), skip_special_tokens=True))
+
+
+def bytes_by_owner(tokenizer_file: Path, windows: "Windows", owners: "Windows", count: int) -> "Windows":
+    """The bytes of :func:`text_bytes` by the text that they belong to: int64 ``[count]``.
+
+    Exact for byte-level tokenizers; of others, each text's run of tokens in a window is decoded by itself.
+    """
+    import numpy as np
+
+    scored, places = windows[:, 1:], owners[:, 1:]
+    sizes = _token_bytes(tokenizer_file, tokenizer_file.stat().st_mtime_ns)
+    total = np.zeros(count, dtype=np.int64)
+    if sizes is not None:
+        np.add.at(total, places, np.asarray(sizes, dtype=np.int64)[scored])
+        return total
+    tokenizer = load_tokenizer(tokenizer_file)
+    for ids, row in zip(scored, places, strict=True):
+        edges = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), len(row)]
+        runs = [ids[a:b].tolist() for a, b in pairwise(edges)]
+        texts = tokenizer.decode_batch(runs, skip_special_tokens=True)
+        for start, text in zip(edges, texts, strict=False):  # the last edge begins nothing
+            total[row[start]] += len(text.encode())
+    return total
 
 
 @lru_cache(maxsize=4)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from attar.choices import CHOICES, Question, accuracy, choose, questions
+from attar.choices import CHOICES, Question, accuracy, answers, choose, questions
 from attar.data import Document
 from attar.model import Model
 from attar.tiny import tiny_model
@@ -79,3 +79,5 @@ def test_the_choice_is_the_likeliest_name_per_token(tmp_path: Path) -> None:
 def test_accuracy_is_the_share_of_right_choices() -> None:
     asked = [Question("?", ("a", "b", "c", "d"), right) for right in (0, 1, 2, 3)]
     assert accuracy([0, 1, 2, 0], asked) == 0.75
+    scored = answers([0, 1, 2, 0], asked)
+    assert (scored.ids, scored.sums, scored.mean) == (("a", "b", "c", "d"), (1, 1, 1, 0), 0.75)

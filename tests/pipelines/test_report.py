@@ -2,17 +2,24 @@
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from io import StringIO
+from math import exp
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from attar import scores
+from attar.scores import Scores
+from attar.stamp import stamp
 from attar.store import Store
 from attar.tiny import tiny_model
 from pipelines import plot, report
 from pipelines.journal import Journal, NullTracker
 from pipelines.report import Reference, Report, Row
+from pipelines.tables import show_report
 
 
 def stored(store: Store, name: str, held_out: float, other: float, kl: float | None = 0.5) -> str:
@@ -26,6 +33,25 @@ def stored(store: Store, name: str, held_out: float, other: float, kl: float | N
     }
     draft = store.draft("evaluation", name)
     (draft / "result.json").write_text(json.dumps(result))
+    store.commit("evaluation", name, draft, {"inputs": {}})
+    return name
+
+
+def scored(store: Store, name: str, losses: list[float], **parts: Any) -> str:
+    """An evaluation with these mean losses on documents of ten tokens each, the other-kind text being all there is."""
+    counts = (10,) * len(losses)
+    perplexity = exp(sum(losses) / len(losses))
+    result: dict[str, Any] = {
+        **{key: {"held-out": value, "other": value} for key, value in (("perplexity", perplexity), ("kl", 0.1))},
+        **{key: {"held-out": 0.5, "other": 0.25} for key in ("agreement", "calibration_error", "confidently_wrong")},
+        "prefill_tokens_per_second": None,
+        "decode_tokens_per_second": None,
+        "stamp": stamp(**{"suite": 2, "windows": 4, **parts}),
+    }
+    draft = store.draft("evaluation", name)
+    (draft / "result.json").write_text(json.dumps(result))
+    ids = tuple(f"d{i}" for i in range(len(losses)))
+    scores.save({"loss/other": Scores(ids, tuple(10 * loss for loss in losses), counts)}, draft)
     store.commit("evaluation", name, draft, {"inputs": {}})
     return name
 
@@ -76,7 +102,7 @@ def test_tables_show_every_row_and_what_was_made_before_in_brackets(rows: list[R
     text = report.markdown(Report("run-1", "small", tuple(rows)))
     assert len(text.splitlines()) == 2 + len(rows)
     lost = text.splitlines()[3]
-    assert "| 1 prune.width |" in lost and "| 75.0% |" in lost and "| +100% |" in lost and "| (12) |" in lost
+    assert "| 1 prune.width |" in lost and "| 75.0 % |" in lost and "| +100% |" in lost and "| (12) |" in lost
 
 
 def test_a_run_that_is_not_done_shows_what_its_journal_has(rows: list[Row], tmp_path: Path) -> None:
@@ -97,3 +123,57 @@ def test_a_report_that_is_not_there_or_broken_is_none(tmp_path: Path) -> None:
 def test_the_plot_is_a_picture(rows: list[Row], tmp_path: Path, count: int) -> None:
     path = plot.pareto(Report("run-1", "small", tuple(rows[:count])), tmp_path / "p.png")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_retained_has_an_interval_over_documents_and_a_verdict(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    folder = imported(store, "a")
+    base = [2.0 + 0.1 * i for i in range(12)]
+    origin = Reference.read(folder, scored(store, "origin", base), store)
+
+    def row(name: str, losses: list[float], **parts: Any) -> Row:
+        return report.make_row(1, name, False, folder, "a", scored(store, name, losses, **parts), store, origin)
+
+    worse = row("worse", [loss + 0.1 + 0.01 * (i % 3) for i, loss in enumerate(base)])
+    assert worse.verdict == "worse" and worse.documents == 12 and worse.p_value is not None and worse.p_value < 0.01
+    assert worse.retained_low is not None and worse.retained_high is not None
+    assert worse.retained_low < worse.retained < worse.retained_high < 1
+    assert worse.retained == pytest.approx(exp(-0.11))
+    assert worse.calibration_error == worse.confidently_wrong == 0.25 and worse.stamp is not None
+    shown = f"{100 * worse.retained:.1f} % ({100 * worse.retained_low:.1f}–{100 * worse.retained_high:.1f})"
+    assert shown in report.markdown(Report("run-1", "small", (worse,)))
+
+    noisy = row("noisy", [loss + (0.3 if i % 2 else -0.3) for i, loss in enumerate(base)])
+    assert noisy.verdict == "not distinguishable" and noisy.retained_high == 1  # capped, as retained is
+    other = row("other", base, windows=8)
+    assert other.verdict is None and "differ in windows" in str(other.note)
+    assert row("origin-again", base).verdict is None  # the origin is not compared with itself
+    report.save(Report("run-1", "small", (worse, noisy, other)), tmp_path)
+    assert report.load(tmp_path) == Report("run-1", "small", (worse, noisy, other))
+
+
+def test_five_steps_with_their_intervals_fit_on_eighty_characters(rows: list[Row]) -> None:
+    told = [replace(row, retained_low=0.991, retained_high=1.0) for row in (rows * 2)[1:]]
+    console = Console(width=80, force_terminal=True, color_system=None, record=True, file=StringIO())
+    show_report(console, Report("run-1", "small", tuple(told)))
+    text = console.export_text()
+    assert text.count("≥ 99.1") == text.count("≤ 100.0") == 5 and "…" not in text
+
+
+def test_few_documents_give_no_interval_and_say_why(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    folder = imported(store, "a")
+    origin = Reference.read(folder, scored(store, "origin", [2.0, 3.0]), store)
+    row = report.make_row(1, "few", False, folder, "a", scored(store, "few", [2.5, 3.5]), store, origin)
+    assert (row.retained_low, row.verdict, row.documents) == (None, "not distinguishable", 2)
+    assert row.note == "too few items to tell models apart: 2 of at least 6"
+    assert f"| {100 * exp(-0.5):.1f} % |" in report.markdown(Report("run-1", "small", (row,)))
+
+
+def test_reports_from_before_intervals_are_still_read(rows: list[Row], tmp_path: Path) -> None:
+    made = Report("run-1", "small", tuple(rows)).as_json()
+    new = ("retained_low", "retained_high", "verdict", "p_value", "documents", "note", "stamp")
+    new += ("bits_per_byte", "calibration_error", "confidently_wrong")
+    older = {**made, "rows": [{key: value for key, value in row.items() if key not in new} for row in made["rows"]]}
+    (tmp_path / "report.json").write_text(json.dumps(older))
+    assert report.load(tmp_path) == Report("run-1", "small", tuple(rows))

@@ -1,0 +1,74 @@
+"""Comparability stamp: what two results must have in common before one may be called better than the other."""
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from attar.fingerprint import environment_versions, hash_json
+
+KEY = "stamp"  # in a result
+HASH = "hash"  # in a stamp, of all the rest
+
+_NUMERICS = ("suite", "dtype", "libraries")
+_TEXT = (*_NUMERICS, "data.held-out", "data.other", "windows", "length")
+_QUESTIONS = (*_NUMERICS, "prompt_format", "tasks")
+_MACHINE = ("suite", "libraries", "dtype", "device", "processor", "threads")
+
+# Measure → the parts of the stamp that must agree. Sizes are properties of files and may always be compared.
+PARTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("perplexity", "loss", "calibration_error", "confidently_wrong"), (*_TEXT, "tokenizer")),
+    **dict.fromkeys(("headline", "retained", "kl", "agreement", "adaptation"), (*_TEXT, "tokenizer", "origin")),
+    "bits_per_byte": _TEXT,  # of any tokenizer
+    **dict.fromkeys(("prefill", "decode", "peak_memory"), (*_MACHINE, "prompt", "new_tokens")),
+    **dict.fromkeys(("bytes", "compression_ratio", "parameters"), ()),
+}
+
+
+def stamp(**parts: Any) -> dict[str, Any]:
+    """The stamp of a result: the parts as they are, libraries' major.minor, and the hash of everything.
+
+    ``parts`` are plain JSON, by the names in :data:`PARTS`; a part that a result does not have (no questions were
+    asked, no speed was measured) is left out or None.
+    """
+    told = {"libraries": _libraries(), **{name: value for name, value in parts.items() if value is not None}}
+    return {**told, HASH: hash_json(told)}
+
+
+def comparable(a: Mapping[str, Any], b: Mapping[str, Any], measure: str) -> str | None:
+    """Why two results (of ``result.json``) may not be compared in a measure; None when they may.
+
+    ``measure`` is one of :data:`PARTS`, with or without a text after a slash (``perplexity/other``); any other is the
+    name of a task of questions. Speeds and memory compare only on the same processor, device and threads.
+    """
+    name = measure.partition("/")[0]
+    needed = PARTS.get(name, _QUESTIONS)
+    one, two = a.get(KEY), b.get(KEY)
+    if not needed:
+        return None
+    if not one or not two:
+        return f"{measure}: one of the two was measured before results had a stamp; measure it again"
+    for part in needed:
+        left, right = one.get(part), two.get(part)
+        if part == "tasks":  # others may differ
+            left, right = (left or {}).get(name), (right or {}).get(name)
+            if left is None or right is None:
+                return f"{measure}: not both of the two were asked {name!r}; measure both with it"
+        if left != right:
+            return f"{measure}: the two differ in {part} ({_short(left)} and {_short(right)}), so they are not ranked"
+    return None
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {entry}" for name, entry in value.items())
+    return "nothing" if value is None else str(value)
+
+
+def _libraries() -> dict[str, str]:
+    """major.minor of everything that a measure's numbers go through."""
+    found = environment_versions()
+    try:
+        found["tokenizers"] = ".".join(version("tokenizers").split(".")[:2])
+    except PackageNotFoundError:
+        found["tokenizers"] = "absent"
+    return found

@@ -1,0 +1,162 @@
+"""Is a difference real: paired bootstrap intervals, a sign-flip test, and a verdict both must agree on.
+
+Two models are compared on the same items (:mod:`attar.scores`). Tokens of one document say much the same thing, so
+whole items are drawn and flipped, never tokens, and both models' scores of an item go together.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from math import exp
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from attar.errors import BadInput
+from attar.scores import Scores
+
+Verdict = Literal["better", "worse", "not distinguishable"]
+Floats = npt.NDArray[np.float64]
+
+LEVEL = 0.05  # two-sided; intervals are of 95 %
+RESAMPLES = 10_000
+FEWEST = 6  # of five items, even the rarest signs have a two-sided chance of 2/32, above the level
+EXACT = 13  # up to so many items every one of the 2ⁿ⁻¹ patterns of signs is looked at
+CELLS = 1 << 21  # numbers in memory at one time while resampling
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model against another on the same items: an estimate, its 95 % interval, and what may be said of it.
+
+    Of fewer than :data:`FEWEST` items the bounds are those of the draws and promise nothing; ``note`` says so.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float  # two-sided, of the sign-flip test
+    verdict: Verdict
+    items: int
+    note: str | None = None
+
+
+def difference(result: Scores, origin: Scores, lower_is_better: bool = True) -> Comparison:
+    """Mean of ``result`` − mean of ``origin``, over all tokens or questions, in the measure's own unit.
+
+    The interval is that of the percentile bootstrap over items, paired (Efron and Tibshirani 1993, An Introduction to
+    the Bootstrap, ch. 13; for language: Koehn 2004, Statistical Significance Tests for Machine Translation
+    Evaluation), of :data:`RESAMPLES` draws that are the same for the same scores. The test flips the sign of whole
+    items' differences (Fisher's randomisation; Noreen 1989; Dror et al. 2018, The Hitchhiker's Guide to Testing
+    Statistical Significance in NLP). Better or worse is said only if the interval leaves 0 out and p is below 5 %.
+
+    Raises:
+        BadInput: the two were not scored on the same items, token for token.
+    """
+    differences, counts = _paired(result, origin)
+    generator = _generator(differences, counts)
+    drawn = _drawn(generator, np.stack([differences, counts], axis=1))
+    found = drawn[:, 0] / drawn[:, 1]
+    low, high = (float(bound) for bound in np.quantile(found, [LEVEL / 2, 1 - LEVEL / 2]))
+    p = sign_flip(differences, generator)
+    verdict, note = _verdict(low, high, p, len(differences), lower_is_better)
+    return Comparison(float(differences.sum() / counts.sum()), low, high, p, verdict, len(differences), note)
+
+
+def perplexity_retained(result: Scores, origin: Scores) -> Comparison:
+    """Perplexity of ``origin`` ÷ that of ``result``, not capped at 1, from their losses in nats.
+
+    It is exp of the difference of the mean losses, so its interval is that of the difference.
+    """
+    found = difference(result, origin)
+    value, low, high = (exp(min(-bound, 700.0)) for bound in (found.value, found.high, found.low))
+    return Comparison(value, low, high, found.p, found.verdict, found.items, found.note)
+
+
+def above_chance(result: Scores, origin: Scores, chance: float = 0.0) -> Comparison | None:
+    """(``result`` − chance) ÷ (``origin`` − chance) of a measure where higher is better, not capped at 1.
+
+    None when the origin itself is not above chance by its interval: there is nothing then that could be retained. The
+    interval is of the ratio of the resampled means; the test is that of the difference, whose zero is the ratio's 1.
+    """
+    differences, counts = _paired(result, origin)
+    base = np.asarray(origin.sums) - chance * counts
+    generator = _generator(differences, counts)
+    drawn = _drawn(generator, np.stack([differences, base], axis=1))
+    if np.quantile(drawn[:, 1], LEVEL / 2) <= 0:
+        return None
+    kept = drawn[:, 1] > 0
+    ratios = 1 + drawn[kept, 0] / drawn[kept, 1]
+    low, high = (float(bound) for bound in np.quantile(ratios, [LEVEL / 2, 1 - LEVEL / 2]))
+    p = sign_flip(differences, generator)
+    verdict, note = _verdict(low - 1, high - 1, p, len(differences), lower_is_better=False)
+    return Comparison(float(1 + differences.sum() / base.sum()), low, high, p, verdict, len(differences), note)
+
+
+def mean_interval(scores: Scores) -> tuple[float, float]:
+    """95 % interval of one model's own mean, by bootstrap over items."""
+    sums, counts = np.asarray(scores.sums), np.asarray(scores.counts, dtype=np.float64)
+    drawn = _drawn(_generator(sums, counts), np.stack([sums, counts], axis=1))
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
+
+
+def sign_flip(differences: Floats, generator: np.random.Generator) -> float:
+    """Two-sided p of a sum of paired differences [items], under the null that either sign of each was as likely.
+
+    Exact up to :data:`EXACT` items. Of more, :data:`RESAMPLES` patterns of signs are drawn, and what was seen counts as
+    one of them, which keeps p from ever being too small (Phipson and Smyth 2010, arXiv 1603.05766).
+    """
+    n = len(differences)
+    # What differs by rounding alone is as extreme as what was seen.
+    least = abs(differences.sum()) - 1e-12 * np.abs(differences).sum()
+    if n <= EXACT:
+        patterns = np.arange(2 ** (n - 1), dtype=np.int64)  # a pattern and its opposite are equally extreme
+        signs = 1 - 2 * ((patterns[:, None] >> np.arange(n)) & 1)
+        return float((np.abs(signs @ differences) >= least).mean())
+    extreme = 0
+    for rows in _blocks(n):
+        signs = 1 - 2 * generator.integers(0, 2, (rows, n), dtype=np.int8)
+        extreme += int((np.abs(signs @ differences) >= least).sum())
+    return (1 + extreme) / (1 + RESAMPLES)
+
+
+def _paired(result: Scores, origin: Scores) -> tuple[Floats, Floats]:
+    """Differences of the sums [items] and the counts [items], which are those of both."""
+    if dict(zip(result.ids, result.counts, strict=True)) != dict(zip(origin.ids, origin.counts, strict=True)):
+        raise BadInput(
+            "the two models were not scored on the same items, token for token, so they cannot be compared in pairs; "
+            "measure both with the same suite, data and tokenizer"
+        )
+    if not result.ids:
+        raise BadInput("no item was scored, so there is nothing to compare; measure more windows")
+    before = dict(zip(origin.ids, origin.sums, strict=True))
+    order = sorted(range(len(result.ids)), key=result.ids.__getitem__)  # the same whoever lists them how
+    differences = np.array([result.sums[i] - before[result.ids[i]] for i in order], dtype=np.float64)
+    return differences, np.array([result.counts[i] for i in order], dtype=np.float64)
+
+
+def _drawn(generator: np.random.Generator, values: Floats) -> Floats:
+    """Sums [resamples, columns] of n items drawn with replacement out of ``values`` [n, columns]."""
+    n = len(values)
+    parts = [values[generator.integers(0, n, (rows, n))].sum(axis=1) for rows in _blocks(n)]
+    return np.concatenate(parts)
+
+
+def _blocks(items: int) -> list[int]:
+    size = max(1, min(RESAMPLES, CELLS // items))
+    return [min(size, RESAMPLES - start) for start in range(0, RESAMPLES, size)]
+
+
+def _generator(*values: Floats) -> np.random.Generator:
+    """Seeded by what is compared: the same scores give the same interval, on every machine."""
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(value).tobytes() for value in values)).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+def _verdict(low: float, high: float, p: float, items: int, lower_is_better: bool) -> tuple[Verdict, str | None]:
+    if items < FEWEST:
+        return "not distinguishable", f"too few items to tell models apart: {items} of at least {FEWEST}"
+    if p >= LEVEL or low <= 0 <= high:
+        return "not distinguishable", None
+    return ("better" if (high < 0) == lower_is_better else "worse"), None

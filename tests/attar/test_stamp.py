@@ -1,0 +1,62 @@
+"""Two results are ranked together only if what matters to the measure was the same."""
+
+from typing import Any
+
+import pytest
+
+from attar.stamp import HASH, KEY, comparable, stamp
+
+PARTS: dict[str, Any] = {
+    "suite": 2,
+    "data.held-out": "aaa",
+    "data.other": "bbb",
+    "windows": 32,
+    "length": 512,
+    "dtype": "bfloat16",
+    "tokenizer": "ttt",
+    "origin": "ooo",
+    "device": "cpu",
+    "processor": "some processor",
+    "threads": 2,
+    "prompt": 512,
+    "new_tokens": 64,
+    "prompt_format": "plain",
+    "tasks": {"describes": 1},
+}
+
+
+def result(**changed: Any) -> dict[str, Any]:
+    return {KEY: stamp(**{**PARTS, **changed})}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "spoiled", "kept"),
+    [
+        ("data.other", "ccc", "perplexity/other", "describes"),
+        ("windows", 16, "headline", "decode"),
+        ("dtype", "float32", "kl", "bytes"),
+        ("tokenizer", "uuu", "perplexity", "bits_per_byte"),
+        ("origin", "ppp", "retained", "perplexity"),
+        ("threads", 4, "decode", "headline"),
+        ("processor", "another", "prefill", "headline"),
+        ("prompt_format", "chat", "describes", "headline"),
+        ("tasks", {"describes": 2}, "describes", "headline"),
+        ("suite", 1, "headline", "compression_ratio"),
+    ],
+)
+def test_a_difference_spoils_what_it_matters_to(part: str, value: Any, spoiled: str, kept: str) -> None:
+    reason = comparable(result(), result(**{part: value}), spoiled)
+    assert reason is not None and part in reason and reason.startswith(spoiled)
+    assert comparable(result(), result(**{part: value}), kept) is None
+    assert result()[KEY][HASH] != result(**{part: value})[KEY][HASH]
+
+
+def test_the_same_is_comparable_in_everything() -> None:
+    for measure in ("headline", "perplexity/other", "decode", "describes", "bytes"):
+        assert comparable(result(), result(), measure) is None
+
+
+def test_what_was_never_asked_or_stamped_is_a_sentence() -> None:
+    assert "not both of the two were asked 'facts'" in str(comparable(result(), result(), "facts"))
+    assert "before results had a stamp" in str(comparable({}, result(), "headline"))
+    assert comparable({}, result(), "bytes") is None

@@ -1,0 +1,134 @@
+"""Laws of comparisons: exact where it can be counted, honest under the null, sure where there is a difference."""
+
+from itertools import product
+from math import exp, log
+
+import numpy as np
+import pytest
+
+from attar.errors import BadInput
+from attar.scores import Scores, of_answers
+from attar.statistics import above_chance, difference, mean_interval, perplexity_retained, sign_flip
+
+GENERATOR = np.random.default_rng
+
+
+def text(losses: "np.ndarray", counts: "np.ndarray | None" = None) -> Scores:  # type: ignore[type-arg]
+    """Scores of documents with these mean losses, 100 tokens each unless told."""
+    counts = np.full(len(losses), 100) if counts is None else counts
+    sums = tuple((losses * counts).tolist())
+    return Scores(tuple(f"d{i}" for i in range(len(losses))), sums, tuple(counts.tolist()))
+
+
+def test_the_estimate_is_of_the_means_over_tokens() -> None:
+    rng = GENERATOR(0)
+    counts = rng.integers(50, 500, 30)
+    a, b = text(rng.normal(3, 0.3, 30), counts), text(rng.normal(3.2, 0.3, 30), counts)
+    found = difference(b, a)
+    assert found.value == pytest.approx(b.mean - a.mean) and found.low < found.value < found.high
+    kept = perplexity_retained(b, a)
+    assert kept.value == pytest.approx(exp(a.mean) / exp(b.mean))
+    assert (kept.low, kept.high) == pytest.approx((exp(-found.high), exp(-found.low)))
+    assert (kept.p, kept.verdict) == (found.p, found.verdict)
+
+
+def test_the_same_scores_give_the_same_interval_in_any_order_of_items() -> None:
+    rng = GENERATOR(1)
+    a, b = text(rng.normal(3, 0.3, 30)), text(rng.normal(3.1, 0.3, 30))
+    turned = Scores(b.ids[::-1], b.sums[::-1], b.counts[::-1])
+    assert difference(b, a) == difference(b, a) == difference(turned, a)
+
+
+def test_a_model_is_not_told_from_itself() -> None:
+    a = text(GENERATOR(2).normal(3, 0.3, 30))
+    found = difference(a, a)
+    assert (found.value, found.low, found.high, found.p, found.verdict) == (0, 0, 0, 1, "not distinguishable")
+
+
+@pytest.mark.parametrize("items", [6, 25, 200])
+def test_a_small_loss_on_every_document_is_real_though_documents_differ_much_more(items: int) -> None:
+    rng = GENERATOR(3)
+    losses = rng.normal(3, 1, items)
+    worse, origin = text(losses + np.abs(rng.normal(0.05, 0.01, items))), text(losses)
+    assert difference(worse, origin).verdict == "worse"
+    assert difference(origin, worse).verdict == "better"
+    assert difference(worse, origin, lower_is_better=False).verdict == "better"
+
+
+def test_few_documents_tell_nothing_and_say_so() -> None:
+    losses = GENERATOR(4).normal(3, 1, 5)
+    found = difference(text(losses + 1), text(losses))
+    assert found.verdict == "not distinguishable" and found.note == (
+        "too few items to tell models apart: 5 of at least 6"
+    )
+
+
+@pytest.mark.parametrize("items", [2, 7, 11])
+def test_the_test_of_few_items_counts_every_pattern_of_signs(items: int) -> None:
+    differences = GENERATOR(items).normal(0.5, 1, items)
+    patterns = [abs(float(np.dot(signs, differences))) for signs in product((1, -1), repeat=items)]
+    expected = np.mean([found >= abs(differences.sum()) - 1e-9 for found in patterns])
+    assert sign_flip(differences, GENERATOR(0)) == pytest.approx(expected)
+
+
+def test_the_drawn_test_is_near_the_exact_one_and_never_zero() -> None:
+    differences = GENERATOR(5).normal(0.3, 1, 14)
+    signs = 1 - 2 * ((np.arange(2**14)[:, None] >> np.arange(14)) & 1)
+    exact = (np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9).mean()
+    assert sign_flip(differences, GENERATOR(0)) == pytest.approx(exact, abs=0.02)
+    assert sign_flip(np.ones(100), GENERATOR(0)) == pytest.approx(1 / 10_001)
+
+
+@pytest.mark.parametrize("items", [8, 30])
+def test_swapping_two_models_at_random_is_rarely_called_a_difference(items: int) -> None:
+    rng = GENERATOR(items)
+    counts = rng.integers(20, 700, items)
+    one, two = rng.normal(3, 0.5, items), rng.normal(3.3, 0.5, items)
+    wrong = 0
+    for _ in range(200):
+        swapped = rng.random(items) < 0.5
+        a, b = text(np.where(swapped, one, two), counts), text(np.where(swapped, two, one), counts)
+        wrong += difference(a, b).verdict != "not distinguishable"
+    assert wrong <= 16
+
+
+def test_intervals_hold_what_is_true_about_as_often_as_they_say() -> None:
+    rng = GENERATOR(6)
+    held = 0
+    for _ in range(100):
+        base = rng.normal(3, 1, 40)
+        found = difference(text(base + rng.normal(0.1, 0.2, 40)), text(base))
+        held += found.low <= 0.1 <= found.high
+    assert 85 <= held <= 100
+
+
+def test_retention_above_chance() -> None:
+    rng = GENERATOR(7)
+    ids = [f"q{i}" for i in range(400)]
+    right = rng.random(400) < 0.85
+    kept = right & (rng.random(400) < 0.8)
+    origin, result = of_answers(ids, right.astype(float).tolist()), of_answers(ids, kept.astype(float).tolist())
+    found = above_chance(result, origin, 0.25)
+    assert found is not None
+    assert found.value == pytest.approx((result.mean - 0.25) / (origin.mean - 0.25))
+    assert found.low < found.value < found.high < 1 and found.verdict == "worse"
+    itself = above_chance(origin, origin, 0.25)
+    assert itself is not None and (itself.value, itself.low, itself.high) == (1, 1, 1)
+    guessing = of_answers(ids, [float(i % 4 == 0) for i in range(400)])
+    assert above_chance(result, guessing, 0.25) is None  # nothing that could be retained
+
+
+def test_what_was_not_scored_alike_is_not_compared() -> None:
+    a = text(np.array([3.0, 2.0, 4.0]))
+    with pytest.raises(BadInput, match="not scored on the same items, token for token"):
+        difference(text(np.array([3.0, 2.0])), a)
+    with pytest.raises(BadInput, match="not scored on the same items, token for token"):
+        difference(text(np.array([3.0, 2.0, 4.0]), np.array([100, 100, 99])), a)
+    with pytest.raises(BadInput, match="no item was scored"):
+        difference(Scores((), (), ()), Scores((), (), ()))
+
+
+def test_the_interval_of_a_mean_holds_it() -> None:
+    scores = text(GENERATOR(8).normal(log(20), 0.3, 50))
+    low, high = mean_interval(scores)
+    assert low < scores.mean < high and high - low < 0.4
