@@ -261,6 +261,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         result = app(arguments, standalone_mode=False)
         code = result if isinstance(result, int) else 0  # typer hands back the code of its Exit
+        if code == CANCELLED:  # which is what it makes of Ctrl-C
+            code = _ending(KeyboardInterrupt())
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
