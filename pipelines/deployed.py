@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 from pydantic_core import PydanticUndefined
 
 from attar.errors import AttarError, BadInput, Cancelled, nearest
-from pipelines import deployments, display, form_values, mlflow_link
+from pipelines import deployments, display, form_values, journal, mlflow_link
 from pipelines.deployments_yaml import recipe_files
 from pipelines.embedded import configure
 from pipelines.flow import compress
@@ -82,8 +82,10 @@ def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
         raise
     except AttarError as error:
         return Failed(message=str(error))
-    address = mlflow_link.address(home, home.runs / run)
-    return Completed(message=display.finished(Report.from_json(result), result["why"], home, address))
+    folder = home.runs / run
+    why = next(record["text"] for record in journal.read(folder) if record["kind"] == "why")
+    address = mlflow_link.address(home, folder)
+    return Completed(message=display.finished(Report.from_json(result), why, home, address))
 
 
 def _place(own: str, deployed: str) -> Path:

@@ -116,7 +116,7 @@ def compress(
                     execution.measured(step)
         finally:
             _EXECUTION.reset(token)
-        return execution.finish("finished") | {"why": why}
+        return execution.finish("finished")
     except BaseException as error:  # also Prefect's and the terminal's way to stop a run
         cancelled = getattr(error, "exit_code", 130 if not isinstance(error, Exception) else 4) == 130
         text = str(error) if isinstance(error, AttarError) else f"{type(error).__name__}: {error}"
