@@ -100,7 +100,7 @@ def test_intervals_hold_what_is_true_about_as_often_as_they_say(items: int) -> N
         base = rng.normal(3, 1, items)
         found = difference(text(base + rng.normal(0.1, 0.2, items)), text(base))
         held += found.low <= 0.1 <= found.high
-    assert 0.92 <= held / 400 <= 0.98  # plain percentiles hold it 0.88 of the time for 8 items
+    assert 0.92 <= held / 400 <= 0.98
 
 
 def test_retention_above_chance() -> None:
