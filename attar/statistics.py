@@ -7,6 +7,7 @@ whole items are drawn and flipped, never tokens, and both models' scores of an i
 import hashlib
 from dataclasses import dataclass
 from math import exp
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -46,9 +47,10 @@ def difference(result: Scores, origin: Scores, lower_is_better: bool = True) -> 
 
     The interval is that of the percentile bootstrap over items, paired (Efron and Tibshirani 1993, An Introduction to
     the Bootstrap, ch. 13; for language: Koehn 2004, Statistical Significance Tests for Machine Translation
-    Evaluation), of :data:`RESAMPLES` draws that are the same for the same scores. The test flips the sign of whole
-    items' differences (Fisher's randomisation; Noreen 1989; Dror et al. 2018, The Hitchhiker's Guide to Testing
-    Statistical Significance in NLP). Better or worse is said only if the interval leaves 0 out and p is below 5 %.
+    Evaluation), widened for few items as Student's t is (Hesterberg 2015, arXiv 1411.5279), of :data:`RESAMPLES` draws
+    that are the same for the same scores. The test flips the sign of whole items' differences (Fisher's randomisation;
+    Noreen 1989; Dror et al. 2018, The Hitchhiker's Guide to Testing Statistical Significance in NLP). Better or worse
+    is said only if the interval leaves 0 out and p is below 5 %.
 
     Raises:
         BadInput: the two were not scored on the same items, token for token.
@@ -57,7 +59,7 @@ def difference(result: Scores, origin: Scores, lower_is_better: bool = True) -> 
     generator = _generator(differences, counts)
     drawn = _drawn(generator, np.stack([differences, counts], axis=1))
     found = drawn[:, 0] / drawn[:, 1]
-    low, high = (float(bound) for bound in np.quantile(found, [LEVEL / 2, 1 - LEVEL / 2]))
+    low, high = _bounds(found, len(differences))
     p = sign_flip(differences, generator)
     verdict, note = _verdict(low, high, p, len(differences), lower_is_better)
     return Comparison(float(differences.sum() / counts.sum()), low, high, p, verdict, len(differences), note)
@@ -83,11 +85,11 @@ def above_chance(result: Scores, origin: Scores, chance: float = 0.0) -> Compari
     base = np.asarray(origin.sums) - chance * counts
     generator = _generator(differences, counts)
     drawn = _drawn(generator, np.stack([differences, base], axis=1))
-    if np.quantile(drawn[:, 1], LEVEL / 2) <= 0:
+    if _bounds(drawn[:, 1], len(base))[0] <= 0:
         return None
     kept = drawn[:, 1] > 0
     ratios = 1 + drawn[kept, 0] / drawn[kept, 1]
-    low, high = (float(bound) for bound in np.quantile(ratios, [LEVEL / 2, 1 - LEVEL / 2]))
+    low, high = _bounds(ratios, len(differences))
     p = sign_flip(differences, generator)
     verdict, note = _verdict(low - 1, high - 1, p, len(differences), lower_is_better=False)
     return Comparison(float(1 + differences.sum() / base.sum()), low, high, p, verdict, len(differences), note)
@@ -97,8 +99,7 @@ def mean_interval(scores: Scores) -> tuple[float, float]:
     """95 % interval of one model's own mean, by bootstrap over items."""
     sums, counts = np.asarray(scores.sums), np.asarray(scores.counts, dtype=np.float64)
     drawn = _drawn(_generator(sums, counts), np.stack([sums, counts], axis=1))
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [LEVEL / 2, 1 - LEVEL / 2])
-    return float(low), float(high)
+    return _bounds(drawn[:, 0] / drawn[:, 1], len(sums))
 
 
 def sign_flip(differences: Floats, generator: np.random.Generator) -> float:
@@ -141,6 +142,24 @@ def _drawn(generator: np.random.Generator, values: Floats) -> Floats:
     n = len(values)
     parts = [values[generator.integers(0, n, (rows, n))].sum(axis=1) for rows in _blocks(n)]
     return np.concatenate(parts)
+
+
+def _bounds(drawn: Floats, items: int) -> tuple[float, float]:
+    """95 % interval of what was drawn from so many items.
+
+    The plain percentiles are too narrow by √((n − 1) ÷ n) and by Student's t over the normal: of 14 documents they
+    leave the truth out 9 times in 100.
+    """
+    if items < 2:
+        return float(drawn.min()), float(drawn.max())
+    normal = NormalDist()
+    z, nu = normal.inv_cdf(1 - LEVEL / 2), items - 1
+    # Student's t by its expansion in 1/ν (Abramowitz and Stegun 26.7.5), right to 0.003 from ν = 5 on.
+    t = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * nu**3)
+    tail = normal.cdf(-t * (items / nu) ** 0.5)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _blocks(items: int) -> list[int]:

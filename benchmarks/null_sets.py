@@ -25,6 +25,7 @@ from attar.checkpoint import weight_files
 from attar.data import DataSettings, open_corpus
 from attar.errors import AttarError, BadInput
 from attar.events import Events
+from attar.fingerprint import hash_json
 from attar.scores import Scores
 from attar.sources import folder_fingerprint
 from attar.statistics import difference, perplexity_retained
@@ -38,9 +39,9 @@ from stages.spec import MeasureSpec, ModelRef
 SETS, ALLOWED, SHARE = 200, 16, 0.01
 
 
-def null_verdicts(one: Scores, two: Scores, sets: int = SETS, seed: int = 0) -> int:
+def null_verdicts(one: Scores, two: Scores, sets: int = SETS) -> int:
     """How many of ``sets`` random swaps of two models' scores, item by item, are called a difference."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(int(hash_json([one.ids, one.sums, two.sums])[:16], 16))
     other = dict(zip(two.ids, two.sums, strict=True))
     pairs = np.array([(a, other[i]) for i, a in zip(one.ids, one.sums, strict=True)])
     found = 0

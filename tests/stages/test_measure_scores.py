@@ -78,4 +78,4 @@ def test_noise_touches_a_hundredth_of_the_weights(home: Path) -> None:
 def test_null_sets_of_two_models_are_rarely_called_different(home: Path) -> None:
     one, two = (scores.load(evaluation(home, which))["loss/other"] for which in ("origin", "noised"))
     assert perplexity_retained(one, two).items == len(one.ids)
-    assert null_sets.null_verdicts(one, two) <= null_sets.ALLOWED
+    assert null_sets.null_verdicts(one, two, sets=1000) <= 5 * null_sets.ALLOWED
