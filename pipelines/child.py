@@ -74,4 +74,4 @@ def run_child(
         process = fresh.start("stages.__main__", [str(file)], environment, output, fork=not on_gpu)
     if not follow(process, follower, patience, memory.look):
         raise silence(patience, title, log)
-    return outcome(process.returncode, follower.last, title, log, spec.sizes, memory.found())
+    return outcome(process.wait(), follower.last, title, log, spec.sizes, memory.found())

@@ -12,7 +12,8 @@ from attar.errors import StageFailed, first_line
 from attar.events import Event
 from attar.store import Kind
 from pipelines import changes, plot, report
-from pipelines.child import Watch, events_file, run_child
+from pipelines.child import events_file, run_child
+from pipelines.following import Watch
 from pipelines.journal import Curves, Journal
 from pipelines.plan import Plan, Step
 from pipelines.process import this_process

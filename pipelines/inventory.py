@@ -65,7 +65,7 @@ def named(home: Home, value: Any) -> frozenset[str]:
 
 def _run(home: Home, folder: Path, records: list[journal.Record]) -> Run:
     begun = [index for index, record in enumerate(records) if record["kind"] == "run"]
-    sent = journal.sent(folder) >= len(records)
+    sent = journal.unsent(folder) == 0
     if not begun:  # planned and then gone; one that plans now holds the lock that gc takes
         return Run(folder.name, "", folder.stat().st_mtime, False, False, sent, frozenset())
     first = records[begun[-1]]  # the last: a run that was tried again writes on

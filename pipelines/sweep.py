@@ -79,15 +79,15 @@ class Sweep:
         choose = searcher(self.space)
         with self._alone():
             done = {key(trial.values): trial for trial in self.trials()}
-            for trial in done.values():
-                if trial.status == "finished":
-                    choose.told(trial.values, self._score(trial))
+            for known in done.values():
+                if known.status == "finished":
+                    choose.told(known.values, self._score(known))
             count = sum(trial.status == "finished" for trial in done.values())
             while (values := choose.next()) is not None:
                 if search.runs is not None and count >= search.runs:
                     return f"stopped after {count} variants, as sweep.runs asks"
-                known = done.get(key(values))
-                number = known.number if known else 1 + max((trial.number for trial in done.values()), default=0)
+                before = done.get(key(values))
+                number = before.number if before else 1 + max((other.number for other in done.values()), default=0)
                 trial = self._try(Trial(number, values, "failed"), carry, seconds, began)
                 if trial is None:
                     return (
@@ -98,7 +98,7 @@ class Sweep:
                 count += trial.status == "finished"
                 self._write(trial)
                 hear(trial)
-            refused = [trial for trial in done.values() if trial.status == "refused"]
+            refused = [other for other in done.values() if other.status == "refused"]
             if done and len(refused) == len(done):
                 raise BadInput(f"none of the {len(done)} variants can be planned; the first: {refused[0].text}")
             return "every variant has been there"

@@ -147,7 +147,7 @@ def _scores(text: str, quality: TextQuality, measured: Measured) -> dict[str, Sc
     """What was measured on every document of a text, by measure and text."""
     tokens, owners = quality.tokens, measured.owners[:, 1:].ravel()
     found = {"loss": tokens.loss, "wrong": 1.0 - tokens.right}
-    found |= {name: value for name, value in (("kl", tokens.kl), ("agreed", tokens.agreed)) if value is not None}
+    found |= {n: v for n, v in (("kl", tokens.kl), ("agreed", tokens.agreed)) if v is not None}
     named = {
         f"{name}/{text}": scores.by_owner(measured.names, owners, value, tokens.confidence if name == "wrong" else None)
         for name, value in found.items()
