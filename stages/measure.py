@@ -146,7 +146,7 @@ def _stamp(spec: MeasureSpec, model: Model) -> dict[str, Any]:
 def _scores(text: str, quality: TextQuality, measured: Measured) -> dict[str, Scores]:
     """What was measured on every document of a text, by measure and text."""
     tokens, owners = quality.tokens, measured.owners[:, 1:].ravel()
-    found = {"loss": tokens.loss, "wrong": 1.0 - tokens.right}
+    found = {"loss": tokens.loss, "wrong": (~tokens.right).astype("float64")}
     found |= {n: v for n, v in (("kl", tokens.kl), ("agreed", tokens.agreed)) if v is not None}
     named = {
         f"{name}/{text}": scores.by_owner(measured.names, owners, value, tokens.confidence if name == "wrong" else None)
