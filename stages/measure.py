@@ -7,6 +7,7 @@ from math import isfinite, log
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -138,7 +139,7 @@ def _stamp(spec: MeasureSpec, model: Model) -> dict[str, Any]:
 def _scores(text: str, quality: TextQuality, measured: Measured) -> dict[str, Scores]:
     """What was measured on every document of a text, by measure and text."""
     tokens, owners = quality.tokens, measured.owners[:, 1:].ravel()
-    found = {"loss": tokens.loss, "wrong": 1.0 - tokens.right}
+    found = {"loss": tokens.loss, "wrong": (~tokens.right).astype(np.float64)}
     found |= {name: value for name, value in (("kl", tokens.kl), ("agreed", tokens.agreed)) if value is not None}
     named = {
         f"{name}/{text}": scores.by_owner(measured.names, owners, value, tokens.confidence if name == "wrong" else None)
