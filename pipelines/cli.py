@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attar.errors import AttarError
-from pipelines import cli_services
+from pipelines import cli_search, cli_services
 from pipelines.cli_options import AsJson, HomeFolder, Overrides, RecipeFile
 
 if TYPE_CHECKING:
@@ -367,6 +367,7 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))  # noqa: T201
 
 
+cli_search.add(app)
 cli_services.add(app)
 
 if __name__ == "__main__":

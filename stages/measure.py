@@ -8,6 +8,7 @@ from math import isfinite, log
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -146,8 +147,8 @@ def _stamp(spec: MeasureSpec, model: Model) -> dict[str, Any]:
 def _scores(text: str, quality: TextQuality, measured: Measured) -> dict[str, Scores]:
     """What was measured on every document of a text, by measure and text."""
     tokens, owners = quality.tokens, measured.owners[:, 1:].ravel()
-    found = {"loss": tokens.loss, "wrong": (~tokens.right).astype("float64")}
-    found |= {n: v for n, v in (("kl", tokens.kl), ("agreed", tokens.agreed)) if v is not None}
+    found = {"loss": tokens.loss, "wrong": (~tokens.right).astype(np.float64)}
+    found |= {name: value for name, value in (("kl", tokens.kl), ("agreed", tokens.agreed)) if value is not None}
     named = {
         f"{name}/{text}": scores.by_owner(measured.names, owners, value, tokens.confidence if name == "wrong" else None)
         for name, value in found.items()

@@ -1,0 +1,63 @@
+"""The command that compares many variants: ``attar sweep``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli_options import AsJson, HomeFolder
+
+
+def add(app: typer.Typer) -> None:
+    """Make it a command of the command line."""
+    app.command()(sweep)
+
+
+def sweep(
+    recipe: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE", help="recipe with {sweep: …} in place of some values"),
+    ],
+    home: HomeFolder = None,
+    as_json: AsJson = False,
+    track: Annotated[bool, typer.Option(help="record the runs in MLflow")] = True,
+    dry: Annotated[bool, typer.Option("--dry-run", help="list the variants of a grid and run nothing")] = False,
+) -> None:
+    """Run variants of one recipe and show which are best. Started again, it goes on where it was.
+
+    In place of a value: {sweep: [2, 4, 8]} or {sweep: {low: 0.1, high: 0.4, step: 0.1}}. In the block sweep: search
+    (grid, random or tpe), runs, minutes, seed, max_bytes, orders (of the stages, by place: [[0, 1, 2], [1, 0, 2]]).
+    """
+    from rich.console import Console
+
+    from pipelines import recipe_yaml, variants
+    from pipelines.home import Home
+    from pipelines.sweep import Sweep, Trial, save
+
+    document = recipe_yaml.parse(recipe_yaml.read_text(recipe), f"the recipe {recipe}")
+    place = Home.open(home)
+    console = Console(stderr=True)
+    going = Sweep(document, place)
+    if dry:
+        trials = [Trial(number, values, "finished") for number, values in enumerate(going.space.grid(), start=1)]
+        for trial in trials:
+            typer.echo(f"{trial.number:02} {trial.label}")
+        return
+    variants.environment(place)
+
+    def hear(trial: Trial) -> None:
+        told = trial.status if trial.row is None else f"retained {trial.row.retained:.1%} of the quality"
+        console.print(f"variant {trial.number:02} ({trial.label}): {told}", highlight=False, soft_wrap=True)
+
+    runner = variants.Runner(going.folder, place, track)
+    why = going.go(runner.carry, runner.seconds, hear)
+    found = going.trials()
+    path = save(found, going.folder)
+    picture = variants.plot(found, f"{document['name']}: {len(found)} variants", going.folder / "pareto.png")
+    if as_json:
+        typer.echo(json.dumps({"why": why, "trials": json.loads(path.read_text())}, indent=1))
+        return
+    out = Console()
+    variants.show(out, found)
+    out.print(f"{why}; ★ no other is smaller and better\nplot    {picture}", highlight=False, soft_wrap=True)

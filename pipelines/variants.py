@@ -1,0 +1,127 @@
+"""Runs the variants of a sweep as ``attar run`` would, and shows what came of them: a table and a plot."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attar.errors import BY_EXIT_CODE, StageFailed
+from pipelines.front import front
+from pipelines.home import Home
+from pipelines.plan import make_plan
+from pipelines.plot import GRID, INK, LINE
+from pipelines.recipe import Recipe
+from pipelines.report import Report, Row, interval
+from pipelines.sweep import Trial
+
+
+class Runner:
+    """Carries variants out, each in a process of its own, which leaves the recipe of it for whoever wants it again."""
+
+    def __init__(self, folder: Path, home: Home, track: bool) -> None:
+        self.recipes = folder / "recipes"
+        self.home = home
+        self.track = track
+
+    def seconds(self, recipe: Recipe) -> float:
+        """What the plan expects of a variant, given what the others have left in the store."""
+        return float(make_plan(recipe, self.home, complete=False).seconds)
+
+    def carry(self, recipe: Recipe, trial: Trial) -> tuple[str, Report]:
+        """Run one variant; its run and report, or the error that it ended with."""
+        self.recipes.mkdir(parents=True, exist_ok=True)
+        file = self.recipes / f"{recipe.name}.yaml"
+        file.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        track = "--track" if self.track else "--no-track"
+        command = [sys.executable, "-P", "-m", "pipelines.cli", "run", str(file), "--json", track]
+        process = subprocess.Popen([*command, "--home", str(self.home.root)], stdout=subprocess.PIPE, text=True)
+        try:
+            printed, _ = process.communicate()
+        except BaseException:
+            process.send_signal(signal.SIGINT)  # a second one where the terminal sent the first
+            process.wait()
+            raise
+        if process.returncode:
+            kind = BY_EXIT_CODE.get(process.returncode, StageFailed)
+            raise kind(f"{recipe.name} ended with exit code {process.returncode}; its own words are above")
+        result: dict[str, Any] = json.loads(printed)
+        return result["run"], Report.from_json(result)
+
+
+def best_first(trials: Sequence[Trial]) -> list[Trial]:
+    """Finished ones by quality, then those that failed."""
+    return sorted(trials, key=lambda trial: (trial.row is None, -trial.row.retained if trial.row else 0.0))
+
+
+def show(console: Console, trials: Sequence[Trial]) -> None:
+    """One row a variant, the best first; a star for those that no other beats in size and quality at once."""
+    rows = [trial.row for trial in trials if trial.row is not None]
+    winners = {id(row) for row in front(rows)}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", "variant", "size", "ratio", "retained quality", "KL nats", "run"):
+        table.add_column(heading, justify="right" if heading in ("size", "ratio", "KL nats") else "left")
+    for trial in best_first(trials):
+        name = Text(f"{trial.number:02} {trial.label}")
+        if trial.row is None:
+            table.add_row("✗", name, "–", "–", Text(f"{trial.status}: {trial.text}"), "–", "–", style="red")
+        else:
+            table.add_row("★" if id(trial.row) in winners else "", name, *_figures(trial.row), trial.run)
+    (console if console.is_terminal else Console(file=console.file, width=200)).print(table)
+
+
+def _figures(row: Row) -> tuple[str, ...]:
+    kl = "–" if row.kl is None else f"{row.kl:.3f}"
+    return f"{row.bytes / 1e6:.1f} MB", f"{row.compression_ratio:.2f}×", interval(row), kl
+
+
+def plot(trials: Sequence[Trial], title: str, path: Path) -> Path:
+    """Draw the final models of all variants with their intervals, the Pareto front as a line."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    found = [(trial, trial.row) for trial in best_first(trials) if trial.row is not None]
+    line = front([row for _, row in found])
+    axes.plot([r.compression_ratio for r in line], [100 * r.retained for r in line], color=LINE, zorder=1)
+    for rank, (trial, row) in enumerate(found, start=1):
+        x, y = row.compression_ratio, 100 * row.retained
+        if row.retained_low is not None and row.retained_high is not None:
+            bars = [[y - 100 * row.retained_low], [100 * row.retained_high - y]]
+            axes.errorbar([x], [y], yerr=bars, color=GRID, capsize=2, zorder=0)
+        chosen = any(row is other for other in line)
+        label = f"{trial.number:02}  {y:.1f} %  {trial.label}"
+        axes.scatter(
+            [x], [y], s=110 if chosen else 40, marker="*" if chosen else "o", color=LINE, zorder=2, label=label
+        )
+        axes.annotate(f"{trial.number:02}", (x, y), xytext=(6 if rank % 2 else -6, 4), textcoords="offset points",
+                      ha="left" if rank % 2 else "right", fontsize=8, color=INK)  # fmt: skip
+    axes.set_xlabel("compression ratio (bytes of the bf16 origin ÷ bytes)")
+    axes.set_ylabel("retained quality, % (perplexity on other-kind text)")
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.margins(x=0.2)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside right upper", fontsize=7, frameon=False, title="best first")
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def environment(home: Home) -> None:
+    """One Prefect server for all variants, and nothing of ours in their way."""
+    from pipelines import prefect_check, prefect_server
+    from pipelines.embedded import configure
+
+    configure(home)
+    prefect_check.check()
+    prefect_server.start(home)
