@@ -67,6 +67,13 @@ def _type(schema: dict[str, Any], field: FieldInfo) -> str:
         return json.dumps(schema["const"])
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items', {}), field)}"
-    bounds = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
-    limits = [f"{sign} {schema[key]:g}" for key, sign in bounds if key in schema]
-    return " ".join([str(schema.get("type", "any")), *([", ".join(limits)] if limits else [])])
+    return " ".join([str(schema.get("type", "any")), bounds(schema)]).strip()
+
+
+def bounds(schema: dict[str, Any]) -> str:
+    """Between which values a number may lie: ``≥ 0, < 1``; nothing where that depends on its type."""
+    if "anyOf" in schema:
+        found = [option for option in schema["anyOf"] if option.get("type") != "null"]
+        return bounds(found[0]) if len(found) == 1 else ""
+    signs = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
+    return ", ".join(f"{sign} {schema[key]:g}" for key, sign in signs if key in schema)

@@ -58,18 +58,18 @@ def run(
     track: Annotated[bool, typer.Option(help="record the run in MLflow")] = True,
 ) -> None:
     """Run a recipe. What the store has already is not computed again; after a crash, run the same command again."""
-    from pipelines import prefect_server, progress, tables
+    from pipelines import changes, prefect_server, progress, tables
     from pipelines.embedded import configure
     from pipelines.report import Report
 
     parsed, place = _open(recipe, overrides, home)
     console = _console()
     plan = _plan(parsed, place, True, console)
-    to_run = sum(not step.cached for step in plan.steps), sum(not step.measured for step in plan.steps)
     console.print(
-        f"{parsed.name}: {to_run[0]} stages and {to_run[1]} measurements to run, "
+        f"{parsed.name}: {changes.compare(plan).line}\n"
         f"about {progress.duration(plan.seconds)} on {plan.machine.device} ({plan.machine.dtype})",
         highlight=False,
+        soft_wrap=True,
     )
     for text in plan.warnings:
         console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
@@ -101,6 +101,46 @@ def plan(recipe: RecipeFile, overrides: Overrides = None, home: HomeFolder = Non
     else:
         console = _console(stderr=False)
         (console if console.is_terminal else _wide()).print(tables.plan_table(made))
+
+
+@app.command()
+def explain(recipe: RecipeFile, overrides: Overrides = None, home: HomeFolder = None, as_json: AsJson = False) -> None:
+    """Say what a run would compute, and which input made the difference to the last run of the recipe."""
+    from pipelines import changes, tables
+
+    parsed, place = _open(recipe, overrides, home)
+    made = _plan(parsed, place, False, _console())
+    found = changes.compare(made)
+    if as_json:
+        _print_json(found.as_json())
+        return
+    console = _console(stderr=False)
+    console.print(found.line, highlight=False, markup=False, soft_wrap=True)
+    console.print(tables.changes_table(made, found))
+
+
+@app.command()
+def deploy(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="deployments file: forms, schedules, their recipes")
+    ] = Path("conf/deployments.yaml"),
+    home: HomeFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register forms and schedules at the Prefect server that PREFECT_API_URL names; again, it changes nothing."""
+    from pipelines.embedded import configure
+    from pipelines.home import Home
+
+    place = Home.open(home)
+    configure(place)
+    from pipelines import deployments
+
+    done = deployments.deploy(file, place)
+    if as_json:
+        _print_json({one.name: one.what for one in done})
+        return
+    for one in done:
+        _console(stderr=False).print(f"{one.name}: {one.what}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -10,8 +10,8 @@ import yaml
 from attar.errors import StageFailed, first_line
 from attar.events import Event
 from attar.store import Kind
-from pipelines import plot, report
-from pipelines.child import events_file, run_child
+from pipelines import changes, plot, report
+from pipelines.child import Watch, events_file, run_child
 from pipelines.journal import Curves, Journal
 from pipelines.plan import Plan, Step
 from pipelines.process import this_process
@@ -40,8 +40,9 @@ class Execution:
             run=self.run,
             name=self.plan.recipe.name,
             recipe=recipe,
-            plan=self.plan.as_json()["steps"],
+            plan=changes.identities(self.plan),
             machine=self.plan.machine.model_dump(),
+            environment=changes.environment(self.plan),
             warnings=list(self.plan.warnings),
             process=this_process(),
             flow_run=flow_run,
@@ -99,8 +100,8 @@ class Execution:
         """Whether the store has what the job would make."""
         return self.plan.home.store.find(_kind(spec), spec.fingerprint) is not None
 
-    def child(self, index: int, spec: StageSpec | MeasureSpec) -> None:
-        """Run a job in a child process; its curves go to the journal while it runs."""
+    def child(self, index: int, spec: StageSpec | MeasureSpec, hear: Watch = lambda event: None) -> None:
+        """Run a job in a child process; its curves go to the journal while it runs, and ``hear`` gets its events."""
         step = self.plan.steps[index]
         estimate = step.work if spec.do == "stage" else step.measuring
         self.journal.write(
@@ -109,6 +110,7 @@ class Execution:
         curves = Curves(self.journal, index)
 
         def watch(event: Event) -> None:
+            hear(event)
             if event["kind"] == "metric":
                 curves.add(event["name"], event["value"], event.get("step"), event["time"])
             elif event["kind"] == "log" and event.get("level") == "warning":

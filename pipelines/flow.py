@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from attar.errors import AttarError
+from pipelines import changes, display
 from pipelines.execution import Execution
 from pipelines.home import Home
 from pipelines.journal import Journal
@@ -43,7 +44,8 @@ def _run(title: str, step: int, spec: StageSpec | MeasureSpec) -> dict[str, Any]
         # Prefect takes a returned state as the task's state: its pages say Cached instead of Completed.
         text = f"{title}: {spec.fingerprint} is in the store"
         return Completed(name="Cached", message=text, data={"cached": True})  # type: ignore[return-value]
-    execution.child(step, spec)
+    with display.child(title, Path(spec.events).with_name("log.txt")) as hear:
+        execution.child(step, spec, hear)
     return {"cached": False}
 
 
@@ -77,13 +79,17 @@ def compress(
         place.store.sweep()
         plan = make_plan(parsed, place, complete=True)
         execution = Execution(plan, run, journal)
+        why = changes.compare(plan, run).line
         execution.begin(flow_run=str(runtime.flow_run.id or ""))
+        journal.write("why", text=why)
+        display.say(why, plan.warnings)
+        model = display.model_name(parsed.model, plan.origin.facts.parameters)
         token = _EXECUTION.set(execution)
         try:
             for step in plan.steps:
                 with journal.step(step.index):
                     execution.open(step)
-                    title = f"{parsed.name} · {step.label}"
+                    title = f"{model} · {step.label}"
                     if step.stage is not None:
                         stage(title, step.index, execution.stage_spec(step).model_dump(mode="json"))
                     if step.dataset is None:  # else its model was measured by the step before
@@ -91,7 +97,7 @@ def compress(
                     execution.measured(step)
         finally:
             _EXECUTION.reset(token)
-        return execution.finish("finished")
+        return execution.finish("finished") | {"why": why}
     except BaseException as error:  # also Prefect's and the terminal's way to stop a run
         cancelled = getattr(error, "exit_code", 130 if not isinstance(error, Exception) else 4) == 130
         text = str(error) if isinstance(error, AttarError) else f"{type(error).__name__}: {error}"

@@ -2,7 +2,8 @@
 
 Records are JSON objects with ``kind`` and ``time``:
 
-    run       run, name, recipe, plan, warnings, process         the run begins
+    run       run, name, recipe, plan, environment, warnings, process   the run begins
+    why       text                                            what is to be computed, and what made the difference
     child     step, what, title, events, seconds              a child process begins; ``seconds`` is an estimate
     metrics   step, points [[name, value, at, time], …]       loss curves, in batches
     step      step, name, cached, fingerprint, settings, inputs, teacher

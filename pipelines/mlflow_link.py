@@ -35,3 +35,9 @@ def open_command(home: Home, folder: Path) -> str | None:
     # With job execution the idle server takes over 2 GB.
     quiet = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true"
     return f"{quiet} {shlex.join(arguments)}\n        then open http://127.0.0.1:{PORT}{place}"
+
+
+def address(home: Home, folder: Path) -> str | None:
+    """Where a served MLflow shows this run, without user and password; None for the embedded database."""
+    found = open_command(home, folder)
+    return found if found is not None and found.startswith("http") else None

@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.changes import Changes
 from pipelines.plan import Plan, Step
 from pipelines.progress import duration
 from pipelines.report import COLUMNS, Report, cells
@@ -67,6 +68,27 @@ def plan_table(plan: Plan) -> Group:
     ]
     lines += [Text(f"warning: {text}", style="yellow") for text in plan.warnings]
     return Group(table, *lines)
+
+
+def changes_table(plan: Plan, changes: Changes) -> Table:
+    """Every step with what there is to do, and every input of it that moved."""
+    before = changes.before
+    title = f"beside {before.run}" if before else "there is no earlier run to compare with"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for heading in ("step", "stage", "measurement", "fingerprint", "because"):
+        table.add_column(heading)
+    for step in plan.steps:
+        texts = [reason.text for reason in changes.reasons if reason.step == step.index]
+        work = not step.cached or not step.measured
+        why = "\n".join(texts) or ("what goes in is made anew" if work and before and step.index else "")
+        table.add_row(
+            step.label,
+            "–" if step.stage is None else _state(step.cached),
+            "–" if step.dataset else _state(step.measured),
+            step.made.fingerprint,
+            Text(why),
+        )
+    return table
 
 
 def _result(plan: Plan, step: Step, moving: Sequence[str]) -> tuple[Text | str, ...]:

@@ -1,0 +1,91 @@
+"""The flows behind the forms: a recipe from the list, or stages edited in the form; both end where ``attar run`` does.
+
+Their parameters come from the schemas of ``forms`` and are checked here, so that what is wrong is one sentence in the
+state of the run. Annotations are evaluated, since Prefect reads them.
+"""
+
+import os
+from collections.abc import Callable
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic_core import PydanticUndefined
+
+from attar.errors import AttarError, BadInput, Cancelled, nearest
+from pipelines import deployments, display, form_values, mlflow_link
+from pipelines.deployments_yaml import recipe_files
+from pipelines.embedded import configure
+from pipelines.flow import compress
+from pipelines.home import Home
+from pipelines.recipe import Recipe, load
+from pipelines.report import Report
+
+
+@flow(name=deployments.FLOWS["recipe"], persist_result=False, validate_parameters=False)
+def compress_recipe(recipe: str, seed: Any = None, overrides: Any = None) -> Any:
+    """Run a recipe of the recipes' folder, with settings of one's own."""
+    return _carry_out(lambda: _chosen(recipe, seed, overrides))
+
+
+def _stages(**values: Any) -> Any:
+    """Run the recipe that the form holds."""
+    return _carry_out(lambda: form_values.recipe(values))
+
+
+def _signature() -> Signature:
+    """A parameter for every field of a recipe, so that the form forgets none."""
+    given = [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            annotation=Any,
+            default=Parameter.empty if field.default is PydanticUndefined else None,
+        )
+        for name, field in Recipe.model_fields.items()
+    ]
+    return Signature(given, return_annotation=Any)
+
+
+_stages.__signature__ = _signature()  # type: ignore[attr-defined]
+compress_stages = flow(name=deployments.FLOWS["stages"], persist_result=False, validate_parameters=False)(_stages)
+
+
+def _chosen(name: Any, seed: Any, overrides: Any) -> Recipe:
+    folder = _place("ATTAR_RECIPES", deployments.RECIPES)
+    paths = recipe_files(folder)
+    if name not in paths:
+        raise BadInput(f"there is no recipe {name!r} in {folder}; {nearest(str(name), paths)}")
+    given = overrides if isinstance(overrides, list) else [] if overrides is None else [overrides]
+    wrong = next((text for text in given if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise BadInput(f"override {wrong!r} is not of the form KEY=VALUE, such as seed=1 or stages.1.ffn=0.3")
+    return load(paths[name], [*given, *([] if seed is None or seed == "" else [f"seed={seed}"])])
+
+
+def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
+    """One run from its recipe to the state that Prefect shows."""
+    try:
+        home = Home.open(_place("ATTAR_HOME", deployments.HOME))
+        configure(home)
+        recipe = make()
+        run = home.new_run(recipe.name)
+        display.rename(f"{recipe.name} · {run}")
+        result = compress.fn(recipe.model_dump(mode="json"), str(home.root), run)
+    except Cancelled:
+        raise
+    except AttarError as error:
+        return Failed(message=str(error))
+    address = mlflow_link.address(home, home.runs / run)
+    return Completed(message=display.finished(Report.from_json(result), result["why"], home, address))
+
+
+def _place(own: str, deployed: str) -> Path:
+    """A folder that the worker's environment names, else the one that was there when the deployment was registered."""
+    found = os.environ.get(own) or os.environ.get(deployed)
+    if not found:
+        raise BadInput(f"{own} is not set where the worker runs; set it, or register again with: attar deploy")
+    return Path(found).expanduser().absolute()

@@ -1,0 +1,192 @@
+"""Registers the deployments file at a Prefect server, so that registering it again changes nothing.
+
+Prefect replaces schedules when a deployment is created anew, and with them what people switched in the UI; so what is
+there is compared and only differences are sent. A deployment's version says what it was made of: a hash, and whether
+the file wanted its schedule on. Only when the file changes its mind about that does it overrule the UI.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from attar.errors import BadInput, first_line
+from attar.fingerprint import hash_json
+from pipelines import form_values, forms, lost_workers
+from pipelines.deployments_yaml import Deployment, Offer, load
+from pipelines.home import Home
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+API = "PREFECT_API_URL"
+HOME, RECIPES = "ATTAR_DEPLOYED_HOME", "ATTAR_DEPLOYED_RECIPES"  # for runs whose worker's environment names none
+FLOWS = {"recipe": "compress-recipe", "stages": "compress-stages"}  # form → flow
+ENTRYPOINTS = {form: f"pipelines.deployed.{flow.replace('-', '_')}" for form, flow in FLOWS.items()}
+TAG = SLUG = "attar"
+ANSWER_SECONDS = 20.0
+
+
+class Done(NamedTuple):
+    """What became of one deployment."""
+
+    name: str
+    what: str  # created, changed, unchanged or removed
+
+
+def deploy(file: Path, home: Home) -> list[Done]:
+    """Register everything in the file at the server of the environment, and remove what is no longer in it.
+
+    Raises:
+        BadInput: something in the file or one of its recipes is wrong, or the server does not answer; nothing was
+            registered then.
+    """
+    offer = load(file)
+    url = _require_server()
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        with get_client(sync_client=True) as client:
+            _pool(client, offer)
+            flows = {form: client.create_flow_from_name(flow) for form, flow in FLOWS.items()}
+            known = {(found.flow_id, found.name): found for found in _registered(client, offer.content.pool.name)}
+            done = []
+            for deployment in offer.content.deployments:
+                flow = flows[deployment.form]
+                existing = known.pop((flow, deployment.name), None)
+                done.append(Done(deployment.name, _register(client, flow, deployment, existing, offer, home)))
+            for (flow, name), existing in known.items():
+                if flow in flows.values():
+                    client.delete_deployment(existing.id)
+                    done.append(Done(name, "removed"))
+            lost_workers.watch(client, list(FLOWS.values()))
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code in (401, 403):
+            raise BadInput(f"the Prefect server at {url} wants a password: set PREFECT_API_AUTH_STRING") from None
+        raise BadInput(
+            f"the Prefect server at {url} refused: {first_line(error)}: {error.response.text[:300]}"
+        ) from None
+    return done
+
+
+def _require_server() -> str:
+    """The server's address without user and password, or a sentence."""
+    import httpx
+
+    url = os.environ.get(API, "").rstrip("/")
+    if not url:
+        raise BadInput(f"{API} is not set: deployments are registered at a Prefect server; start one with: attar serve")
+    shown = httpx.URL(url).copy_with(userinfo=None)
+    try:
+        httpx.get(f"{url}/health", timeout=ANSWER_SECONDS).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise BadInput(f"the Prefect server at {shown} does not answer ({first_line(error)}); see {API}") from None
+    return str(shown)
+
+
+def _pool(client: "SyncPrefectClient", offer: Offer) -> None:
+    """The pool of processes, with the file's limit."""
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectNotFound
+    from prefect.workers.process import ProcessWorker
+
+    wanted = offer.content.pool
+    try:
+        pool = client.read_work_pool(wanted.name)
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        client.create_work_pool(
+            WorkPoolCreate(name=wanted.name, type="process", base_job_template=template, concurrency_limit=wanted.limit)
+        )
+        return
+    if pool.type != "process":
+        raise BadInput(f"the work pool {wanted.name!r} is of type {pool.type}; Attar runs in one of type process")
+    if pool.concurrency_limit != wanted.limit:
+        client.update_work_pool(wanted.name, WorkPoolUpdate(concurrency_limit=wanted.limit))
+
+
+def _registered(client: "SyncPrefectClient", pool: str) -> "list[DeploymentResponse]":
+    """What an earlier registration left in this pool."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+
+    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+    found: list[DeploymentResponse] = []
+    while page := client.read_deployments(deployment_filter=ours, limit=100, offset=len(found)):
+        found += page
+    return [deployment for deployment in found if deployment.work_pool_name == pool]
+
+
+def _register(
+    client: "SyncPrefectClient",
+    flow: Any,
+    deployment: Deployment,
+    existing: "DeploymentResponse | None",
+    offer: Offer,
+    home: Home,
+) -> str:
+    """Create one deployment, or change what differs; what became of it."""
+    from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    wanted = definition(deployment, offer, home)
+    when = deployment.schedule
+    version = f"{hash_json(wanted)}.{'none' if when is None else 'on' if when.active else 'off'}"
+    clock = CronSchedule(cron=when.cron, timezone=when.timezone) if when else None
+    if existing is None:
+        schedule = [DeploymentScheduleCreate(schedule=clock, active=when.active, slug=SLUG)] if when and clock else []
+        client.create_deployment(flow, deployment.name, version=version, schedules=schedule, **wanted)
+        return "created"
+    before = str(existing.version)
+    changed = before != version
+    if changed:
+        client.update_deployment(existing.id, DeploymentUpdate(version=version, **wanted))
+    ours = next((found for found in client.read_deployment_schedules(existing.id) if found.slug == SLUG), None)
+    if when is None or clock is None:
+        if ours is not None:
+            client.delete_deployment_schedule(existing.id, ours.id)
+            changed = True
+    elif ours is None:
+        client.create_deployment_schedules(
+            existing.id, [DeploymentScheduleCreate(schedule=clock, active=when.active, slug=SLUG)]
+        )
+        changed = True
+    else:
+        minded = before.rpartition(".")[2] != version.rpartition(".")[2]
+        active = when.active if minded and ours.active != when.active else None
+        moved = clock if ours.schedule != clock else None
+        if moved or active is not None:
+            client.update_deployment_schedule(existing.id, ours.id, active=active, schedule=moved)
+            changed = True
+    return "changed" if changed else "unchanged"
+
+
+def definition(deployment: Deployment, offer: Offer, home: Home) -> dict[str, Any]:
+    """All that Prefect is told of a deployment beside its name and its schedule."""
+    chosen = offer.chosen[deployment.name]
+    if deployment.form == "recipe":
+        schema = forms.recipe_form(sorted(offer.recipes), deployment.recipe)
+        parameters: dict[str, Any] = {
+            "recipe": deployment.recipe,
+            "seed": None,
+            "overrides": list(deployment.overrides),
+        }
+    else:
+        schema = forms.stages_form()
+        parameters = chosen.model_dump(mode="json")
+        parameters["stages"] = form_values.shown(parameters["stages"])
+    limit = deployment.concurrency
+    return {
+        "description": deployment.description or None,
+        "tags": [TAG],
+        "parameters": parameters,
+        "parameter_openapi_schema": schema,
+        "enforce_parameter_schema": True,
+        "entrypoint": ENTRYPOINTS[deployment.form],
+        "work_pool_name": offer.content.pool.name,
+        "job_variables": {
+            "env": {HOME: str(home.root), RECIPES: str(offer.folder), **lost_workers.ENVIRONMENT},
+        },
+        "concurrency_limit": limit.limit if limit else None,
+        "concurrency_options": {"collision_strategy": limit.collision_strategy} if limit else None,
+    }

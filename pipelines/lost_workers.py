@@ -1,0 +1,64 @@
+"""The watch over deployed runs: one whose heartbeat stays away is marked crashed, so that it can be retried.
+
+A worker that lives marks its dead runs itself; only an automation of the server notices that a worker died with them.
+Runs of the command line are flows of another name and are left alone.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from attar.fingerprint import hash_json
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events.schemas.automations import AutomationCore
+
+NAME = "attar: runs whose worker died"
+HEARTBEAT_SECONDS = 30  # the least that Prefect takes
+SILENCE_SECONDS = 300  # an outage of the server, or of the way to it, silences heartbeats for minutes
+ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
+MESSAGE = (
+    f"no heartbeat for {SILENCE_SECONDS} s: its worker or its machine died; prefect flow-run retry goes on from here"
+)
+
+
+def watch(client: "SyncPrefectClient", flows: Sequence[str]) -> None:
+    """Install the automation; the same one stays untouched, since an update forgets whom it watches."""
+    wanted = _automation(flows)
+    found = client.read_automations_by_name(NAME)
+    for double in found[1:]:
+        client.delete_automation(double.id)
+    if not found:
+        client.create_automation(wanted)
+    elif found[0].description != wanted.description:
+        client.update_automation(found[0].id, wanted.model_copy(update={"enabled": found[0].enabled}))
+
+
+def _automation(flows: Sequence[str]) -> "AutomationCore":
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+    from prefect.events.schemas.events import ResourceSpecification
+
+    heartbeat = "prefect.flow-run.heartbeat"
+    ends = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
+    what = {"flows": list(flows), "ends": sorted(ends), "silence": SILENCE_SECONDS, "message": MESSAGE}
+    return AutomationCore(
+        name=NAME,
+        description=f"installed by attar deploy ({hash_json(what)})",
+        enabled=True,
+        trigger=EventTrigger(
+            after={heartbeat},
+            expect={heartbeat, *ends},
+            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+            match_related=ResourceSpecification(
+                {"prefect.resource.role": "flow", "prefect.resource.name": list(flows)}
+            ),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=SILENCE_SECONDS),
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=MESSAGE)],
+    )

@@ -1,0 +1,248 @@
+"""``attar deploy``: what is wrong is a sentence before anything is registered; twice the same changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import yaml
+
+from attar.errors import BadInput
+from pipelines import deployments_yaml, prefect_server
+from pipelines.home import Home
+from pipelines.journal import read
+
+Content = dict[str, Any]
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def content() -> Content:
+    return {
+        "deployments": [
+            {"name": "recipe", "recipe": "small"},
+            {"name": "stages", "form": "stages", "recipe": "small"},
+            {
+                "name": "nightly",
+                "recipe": "small",
+                "overrides": ["stages.0.ffn=0.5"],
+                "schedule": {"cron": "0 3 * * *", "timezone": "Europe/Berlin", "active": True},
+                "concurrency": {"limit": 1, "collision_strategy": "ENQUEUE"},
+            },
+        ]
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path, document: Content) -> Path:
+    """A folder of one recipe and the deployments file."""
+    made = tmp_path / "conf"
+    made.mkdir()
+    (made / "small.yaml").write_text(yaml.safe_dump(document))
+    return made
+
+
+def save(folder: Path, content: Content) -> Path:
+    file = folder / "deployments.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    return file
+
+
+def test_the_file_of_this_repository_is_right() -> None:
+    offer = deployments_yaml.load(Path(__file__).parents[2] / "conf" / "deployments.yaml")
+    assert {"quickstart", "smoke"} <= set(offer.recipes) and "deployments" not in offer.recipes
+    assert [found.schedule.active for found in offer.content.deployments if found.schedule] == [False]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "sentence"),
+    [
+        ((), {"deploymets": []}, "'deploymets'; did you mean 'deployments'"),
+        (("deployments", 2, "shedule"), {}, "deployments.2.shedule'; did you mean 'schedule'"),
+        (("deployments", 2, "schedule", "timezon"), "UTC", "deployments.2.schedule.timezon'; did you mean 'timezone'"),
+        (("deployments", 2, "schedule", "timezone"), "Europe/Atlantis", "timezone='Europe/Atlantis' is none of"),
+        (("deployments", 2, "schedule", "timezone"), "../etc/passwd", "is none of the IANA time zones"),
+        (("deployments", 2, "schedule", "cron"), "0 3 * *", "cron='0 3 \\* \\*' is no cron line"),
+        (("deployments", 2, "schedule", "cron"), "61 3 * * *", "is no cron line"),
+        (("deployments", 2, "concurrency", "limit"), 0, "deployments.2.concurrency.limit=0"),
+        (("deployments", 2, "concurrency", "collision_strategy"), "WAIT", "'ENQUEUE' or 'CANCEL_NEW'"),
+        (("deployments", 2, "overrides"), ["stages.0.fnn=1"], "unknown setting 'fnn'; did you mean 'ffn'"),
+        (("deployments", 0, "recipe"), "smal", "there is no recipe 'smal' in .*; did you mean 'small'"),
+        (("deployments", 0, "recipe"), "../small", "is not possible"),
+        (("deployments", 1, "name"), "recipe", "the name 'recipe' is there twice"),
+        (("recipes",), "nowhere", "there is no recipe in"),
+    ],
+)
+def test_a_fault_is_one_sentence(folder: Path, content: Content, place: Any, value: Any, sentence: str) -> None:
+    target: Any = content
+    for part in place[:-1]:
+        target = target[part]
+    if place:
+        target[place[-1]] = value
+    else:
+        content |= value
+    with pytest.raises(BadInput, match=sentence) as told:
+        deployments_yaml.load(save(folder, content))
+    assert "\n" not in str(told.value)
+
+
+def test_a_wrong_recipe_is_told_before_anything_is_registered(folder: Path, content: Content) -> None:
+    (folder / "other.yaml").write_text("name: other\nmodel: random:llama\nstages: [{stage: prune.widht}]\n")
+    with pytest.raises(BadInput, match=r"did you mean 'prune\.width'"):
+        deployments_yaml.load(save(folder, content))
+
+
+class Server:
+    """A Prefect server in a process of its own; :meth:`attar` and :meth:`ask` speak to it as a user does."""
+
+    def __init__(self, url: str, home: Path, folder: Path) -> None:
+        self.environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(home / "client")}
+        self.environment |= {"PREFECT_LOGGING_LEVEL": "INFO", "ATTAR_HOME": str(home), "ATTAR_RECIPES": str(folder)}
+        self.url = url
+
+    def attar(self, *arguments: str) -> Any:
+        command = [sys.executable, "-m", "pipelines.cli", *arguments, "--json"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        import httpx
+
+        answer = httpx.request(method, f"{self.url}{path}", json=body, timeout=60)
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+    def execute(self, deployment: str, parameters: Content) -> Content:
+        """A run as the form starts it, carried out as a worker does; the run when it has ended."""
+        body = {"parameters": parameters, "enforce_parameter_schema": False}
+        run = self.ask("POST", f"/deployments/{deployment}/create_flow_run", body)["id"]
+        command = [sys.executable, "-m", "prefect.cli", "flow-run", "execute", run]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        found = dict(self.ask("GET", f"/flow_runs/{run}"))
+        assert found["state"]["type"] in ("COMPLETED", "FAILED"), done.stdout + done.stderr
+        return found
+
+
+@pytest.fixture
+def server(tmp_path: Path, home: Path, folder: Path) -> Iterator[Server]:
+    """The embedded server, started by a process that ends with the test."""
+    code = (
+        "import os, sys; from pathlib import Path; from pipelines import embedded, prefect_server\n"
+        "from pipelines.home import Home\n"
+        "home = Home.open(Path(sys.argv[1])); embedded.configure(home); prefect_server.start(home)\n"
+        "print(os.environ['PREFECT_API_URL'], flush=True); sys.stdin.read()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != prefect_server.URL}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(home)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield Server(process.stdout.readline().strip(), home, folder)
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def test_registering_and_running(server: Server, folder: Path, content: Content, home: Path) -> None:
+    """One server for all that needs one: its start takes longer than the rest."""
+    file = save(folder, content)
+    names = ("recipe", "stages", "nightly")
+    assert server.attar("deploy", str(file)) == dict.fromkeys(names, "created")
+    first = registered(server)
+    assert server.attar("deploy", str(file)) == dict.fromkeys(names, "unchanged")
+    assert registered(server) == first
+
+    # who pauses a schedule in the UI has the last word, until the file changes its mind
+    nightly = first["nightly"]
+    schedule = nightly["schedules"][0]["id"]
+    server.ask("PATCH", f"/deployments/{nightly['id']}/schedules/{schedule}", {"active": False})
+    assert server.attar("deploy", str(file))["nightly"] == "unchanged"
+    content["deployments"][2]["overrides"] = []
+    content["deployments"][2]["schedule"]["cron"] = "30 4 * * *"
+    assert server.attar("deploy", str(save(folder, content)))["nightly"] == "changed"
+    changed = registered(server)["nightly"]["schedules"][0]
+    assert (changed["id"], changed["active"], changed["schedule"]["cron"]) == (schedule, False, "30 4 * * *")
+    assert registered(server)["nightly"]["parameters"]["overrides"] == []
+
+    # what left the file is removed, what people registered themselves stays
+    del content["deployments"][2]
+    own = {"name": "own", "flow_id": first["recipe"]["flow_id"], "tags": []}
+    server.ask("POST", "/deployments/", own)
+    assert server.attar("deploy", str(save(folder, content)))["nightly"] == "removed"
+    assert set(registered(server)) == {"recipe", "stages", "own"}
+    automations = server.ask("POST", "/automations/filter", {})
+    assert len(automations) == 1 and automations[0]["enabled"]
+
+    # the same run from the form and from the command line: the second computes nothing
+    recipe, stages = first["recipe"], first["stages"]
+    run = server.execute(recipe["id"], {"recipe": "small", "overrides": ["stages.0.ffn=0.5"], "seed": 3})
+    assert run["state"]["type"] == "COMPLETED", run["state"]["message"]
+    assert "2 of 2 stages to compute: the first run of this recipe in this home" in run["state"]["message"]
+    folders = sorted((home / "runs").iterdir())
+    assert run["name"] == f"small · {folders[0].name}"
+    values = {**stages["parameters"], "seed": "3"}
+    values["stages"][0]["ffn"] = "0.5"
+    again = server.execute(stages["id"], values)
+    assert f"nothing to compute: nothing changed since {folders[0].name}" in again["state"]["message"]
+    assert [record for record in read(sorted((home / "runs").iterdir())[1]) if record["kind"] == "child"] == []
+    plan = server.attar("plan", str(folder / "small.yaml"), "stages.0.ffn=0.5", "seed=3")
+    assert all(step["cached"] and step["measured"] for step in plan["steps"])
+    explained = server.attar("explain", str(folder / "small.yaml"), "stages.0.ffn=0.5", "seed=3")
+    assert explained["line"].startswith("nothing to compute: nothing changed since ")
+
+    shown_in_the_ui(server, run["id"])
+    typo = server.execute(recipe["id"], {"recipe": "smal"})["state"]
+    assert typo["type"] == "FAILED" and "there is no recipe 'smal'" in typo["message"]
+    assert "did you mean 'small'?" in typo["message"]
+
+
+def shown_in_the_ui(server: Server, run: str) -> None:
+    """Names, artifacts and log of a run say what ran."""
+    tasks = server.ask("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    names = sorted(task["name"] for task in tasks)
+    assert [name.partition(" · ")[2] for name in names] == [
+        "0 origin · measure",
+        "1 prune.width",
+        "1 prune.width · measure",
+        "2 quantize.rtn",
+        "2 quantize.rtn · measure",
+    ]
+    assert all(name.startswith("tiny-") for name in names)
+    artifacts = server.ask("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+    table = next(found for found in artifacts if found["key"] == "report")
+    assert "| 2 quantize.rtn |" in table["data"]
+    assert any(found["type"] == "progress" for found in artifacts)
+    logs = server.ask("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}})
+    assert any("2 of 2 stages to compute" in line["message"] for line in logs)
+
+
+def registered(server: Server) -> dict[str, Content]:
+    """Every deployment of the server, without what changes by itself."""
+    found = server.ask("POST", "/deployments/filter", {})
+    moving = ("updated", "last_polled", "status", "concurrency_limit")
+    assert all(UUID(deployment["id"]) for deployment in found)
+    return {one["name"]: {key: value for key, value in one.items() if key not in moving} for one in found}
+
+
+def test_without_a_server_it_says_what_is_missing(folder: Path, content: Content, home: Path) -> None:
+    from pipelines.deployments import deploy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL", raising=False)
+        with pytest.raises(BadInput, match="PREFECT_API_URL is not set"):
+            deploy(save(folder, content), Home.open(home))
+        patch.setenv("PREFECT_API_URL", "http://me:secret@127.0.0.1:9/api")
+        with pytest.raises(BadInput, match=r"server at http://127\.0\.0\.1:9/api does not answer") as told:
+            deploy(save(folder, content), Home.open(home))
+        assert "secret" not in str(told.value)
