@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attar.errors import AttarError
+from pipelines import cli_services
+from pipelines.cli_options import AsJson, HomeFolder, Overrides, RecipeFile
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from pipelines.recipe import Recipe
 
 CANCELLED = 130
-DEPLOYMENTS = Path("conf/deployments.yaml")
 
 app = typer.Typer(
     help="Compress language models: distil, prune, quantize, fine-tune, measured after every stage.",
@@ -34,19 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe file, such as conf/quickstart.yaml")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...",
-        help="settings that replace the recipe's; entries are counted from 0: stages.1.ffn=0.3 is the second stage",
-    ),
-]
-HomeFolder = Annotated[
-    Path | None, typer.Option("--home", help="folder for store and runs [default: $ATTAR_HOME or .attar]")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON and nothing else to standard output")]
 
 
 @app.command()
@@ -228,41 +216,7 @@ def sync(home: HomeFolder = None, as_json: AsJson = False) -> None:
         _console(stderr=False).print(f"{name}: {count} records sent", highlight=False, soft_wrap=True)
 
 
-@app.command()
-def serve(
-    deployments: Annotated[Path, typer.Argument(metavar="[FILE]", help="what can be started and when")] = DEPLOYMENTS,
-    home: HomeFolder = None,
-    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="port of Prefect's pages")] = 4200,
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="port of MLflow's pages")] = 5000,
-) -> None:
-    """Bring up Prefect, MLflow and a worker on this machine, until Ctrl-C."""
-    from pipelines import serve as services
-    from pipelines.home import Home
-
-    console = _console(stderr=False)
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    services.serve(Home.open(home), deployments, (prefect_port, mlflow_port), say)
-
-
-@app.command()
-def worker(
-    pool: Annotated[str, typer.Option(help="work pool to serve")] = "attar",
-    home: HomeFolder = None,
-) -> None:
-    """Run what the Prefect server of PREFECT_API_URL hands out, until Ctrl-C."""
-    from attar.errors import BadInput
-    from pipelines import guard
-    from pipelines.embedded import SILENT
-    from pipelines.home import Home
-
-    if not os.environ.get("PREFECT_API_URL"):
-        raise BadInput("PREFECT_API_URL names no server; set it, or bring up everything here with: attar serve")
-    environment = SILENT | dict(os.environ) | {"ATTAR_HOME": str(Home.open(home).root)}
-    command = guard.arguments(0, guard.worker(pool))
-    os.execve(command[0], command, environment)
+cli_services.add(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from attar.errors import BadInput, StageFailed
 from pipelines import guard, mlflow_server, prefect_server
@@ -96,18 +97,17 @@ def _check(deployments: Path) -> None:
             )
 
 
-@contextmanager
-def _alone(home: Home) -> Iterator[None]:
-    """One serving process a home: two would share its databases."""
+def _alone(home: Home) -> IO[str]:
+    """One serving process a home: two would share its databases. Locked until closed, or until this process ends."""
     try:
         home.root.mkdir(parents=True, exist_ok=True)
-        with open(home.root / "serve.lock", "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
+        file = open(home.root / "serve.lock", "a")  # noqa: SIM115 (until serve() ends)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BadInput(f"the home {home.root} is being served already; end that, or give another --home") from None
-    except PermissionError as error:
+    except OSError as error:
         raise BadInput(f"the home {home.root} cannot be written ({error.strerror}); give another --home") from None
+    return file
 
 
 def _listen(option: str, port: int) -> socket.socket:

@@ -1,0 +1,54 @@
+"""The commands that stay: ``attar serve`` and ``attar worker``."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli_options import HomeFolder
+
+PoolName = Annotated[str, typer.Option("--pool", help="work pool to serve")]
+
+
+def add(app: typer.Typer) -> None:
+    """Make them commands of the command line."""
+    app.command()(serve)
+    app.command()(worker)
+
+
+def serve(
+    file: Annotated[
+        Path, typer.Argument(metavar="[FILE]", help="deployments file: forms, schedules, their recipes")
+    ] = Path("conf/deployments.yaml"),
+    home: HomeFolder = None,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="port of Prefect's pages")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="port of MLflow's pages")] = 5000,
+) -> None:
+    """Bring up Prefect, MLflow and a worker on this machine, until Ctrl-C."""
+    from rich.console import Console
+
+    from pipelines import serve as services
+    from pipelines.home import Home
+
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    services.serve(Home.open(home), file, (prefect_port, mlflow_port), say)
+
+
+def worker(pool: PoolName = "attar", home: HomeFolder = None) -> None:
+    """Run what the Prefect server of PREFECT_API_URL hands out, until Ctrl-C."""
+    from attar.errors import BadInput
+    from pipelines import guard
+    from pipelines.embedded import SILENT
+    from pipelines.home import Home
+
+    if not os.environ.get("PREFECT_API_URL"):
+        raise BadInput("PREFECT_API_URL names no server; set it, or bring up everything here with: attar serve")
+    chosen = {"ATTAR_HOME": str(Home.open(home).root)} if home else {}  # else that of the deployment
+    environment = SILENT | dict(os.environ) | chosen
+    command = guard.arguments(0, guard.worker(pool))
+    os.execve(command[0], command, environment)
