@@ -222,3 +222,9 @@ def served(folder: Path) -> Iterator[Served]:
 def another(folder: Path, tmp_path: Path) -> Callable[[], Served]:
     """Starts one more, for a test that breaks it."""
     return lambda: Served(folder, tmp_path / "home")
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Any]], Any]:
+    """Waits for something that has to come, and returns it."""
+    return wait_for
