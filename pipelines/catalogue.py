@@ -76,4 +76,8 @@ def bounds(schema: dict[str, Any]) -> str:
         found = [option for option in schema["anyOf"] if option.get("type") != "null"]
         return bounds(found[0]) if len(found) == 1 else ""
     signs = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
-    return ", ".join(f"{sign} {schema[key]:g}" for key, sign in signs if key in schema)
+    return ", ".join(f"{sign} {_figure(schema[key])}" for key, sign in signs if key in schema)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"

@@ -71,6 +71,7 @@ def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
     try:
         home = Home.open(_place("ATTAR_HOME", deployments.HOME))
         configure(home)
+        display.listen()
         recipe = make()
         run = home.new_run(recipe.name)
         display.rename(f"{recipe.name} · {run}")

@@ -5,6 +5,7 @@ fails no run. Runs of the command line show their progress in the terminal; here
 """
 
 import contextvars
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -43,6 +44,12 @@ def model_name(spec: str, parameters: int) -> str:
 def deployed() -> bool:
     """Whether the current run was started through a deployment."""
     return bool(runtime.deployment.id)
+
+
+def listen() -> None:
+    """Let the run's own lines through, which are quiet with all of Prefect's on the command line."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def say(text: str, warnings: tuple[str, ...] = ()) -> None:

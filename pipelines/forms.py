@@ -137,7 +137,8 @@ def _stage(name: str, loose: bool) -> Schema:
         if info.default_factory is not None:  # the form shows what the schema says, and it says nothing of factories
             properties[field]["default"] = info.get_default(call_default_factory=True, validated_data={})
     found = {f"{key}: {inner}": _bounded(text, loose) for inner, text in schema.get("$defs", {}).items()}
-    return {key: _object(name, properties), **found}
+    short = name.rpartition(".")[2]  # a dozen tabs stand side by side; the first field says the whole name
+    return {key: _object(short, properties), **found}
 
 
 def _bounded(schema: Schema, loose: bool) -> Schema:

@@ -123,7 +123,7 @@ class Server:
         """A run as the form starts it, carried out as a worker does; the run when it has ended."""
         body = {"parameters": parameters, "enforce_parameter_schema": False}
         run = self.ask("POST", f"/deployments/{deployment}/create_flow_run", body)["id"]
-        command = [sys.executable, "-m", "prefect.cli", "flow-run", "execute", run]
+        command = [sys.executable, "-m", "prefect", "flow-run", "execute", run]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         found = dict(self.ask("GET", f"/flow_runs/{run}"))
         assert found["state"]["type"] in ("COMPLETED", "FAILED"), done.stdout + done.stderr
