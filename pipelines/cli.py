@@ -1,5 +1,4 @@
-"""The command line: ``attar run``, ``plan``, ``show``, ``stages``, ``doctor``, ``sync``, ``serve``,
-``worker``.
+"""The command line: ``attar run``, ``plan``, ``show``, ``stages``, ``doctor``, ``sync``.
 
 Exit codes: 0 done, 2 bad input, 3 a gate was not passed, 4 a stage broke, 130 cancelled. Errors are one sentence on
 standard error. What is heavy is imported inside the commands, so that ``--help`` is quick.
@@ -216,9 +215,6 @@ def sync(home: HomeFolder = None, as_json: AsJson = False) -> None:
         _console(stderr=False).print(f"{name}: {count} records sent", highlight=False, soft_wrap=True)
 
 
-cli_services.add(app)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: every error that is meant for readers becomes one sentence and an exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped from outside is stopped as by Ctrl-C
@@ -308,6 +304,8 @@ def _wide() -> "Console":
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))  # noqa: T201
 
+
+cli_services.add(app)
 
 if __name__ == "__main__":
     main()

@@ -71,7 +71,8 @@ class Guard:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self._pid:
             # By pid: Popen's own way would bury the process, and wait() would never hear of it.
-            os.kill(self._pid, signal.SIGKILL if self._asked else signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL if self._asked else signal.SIGTERM)
         if not self._asked:
             signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
         self._asked = True

@@ -1,9 +1,9 @@
 """The home folder: where the store, the runs and the embedded databases lie.
 
 <home>/store/            artifacts, by fingerprint
+<home>/logs/             of the servers and the worker that ``attar serve`` runs
 <home>/runs/<run id>/    recipe, specs, events, logs, journal, report, plot, links into the store
 <home>/imports/          logs of model conversions
-<home>/logs/             of the servers and the worker that ``attar serve`` runs
 <home>/mlflow.db, mlartifacts/, prefect/, hashes.json
 """
 
