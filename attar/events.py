@@ -10,14 +10,14 @@ class Event(TypedDict, total=False):
     """One line of ``events.jsonl``; ``kind`` says which of the other keys are there."""
 
     time: float
-    kind: Literal["metric", "progress", "log", "error", "done"]
+    kind: Literal["metric", "progress", "log", "waiting", "error", "done"]
     name: str  # metric
     value: float  # metric
     step: int | None  # metric
     done: int  # progress
     total: int  # progress
     unit: str  # progress, e.g. "tokens", "layers"
-    text: str  # log, error
+    text: str  # log, waiting (empty: it is over), error
     level: str  # log: info or warning
     exit_code: int  # error
     result: dict[str, Any]  # done
@@ -38,6 +38,10 @@ class Events:
     def log(self, text: str, level: str = "info") -> None:
         self._write({"kind": "log", "text": text, "level": level})
 
+    def waiting(self, text: str) -> None:
+        """Say for whom this job waits; an empty text says that it works again."""
+        self._write({"kind": "waiting", "text": text})
+
     def error(self, text: str, exit_code: int) -> None:
         self._write({"kind": "error", "text": text, "exit_code": exit_code})
 
@@ -52,7 +56,10 @@ class Events:
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """Events of all complete lines after byte ``offset``, and the offset to go on from."""
+    """Events of all complete lines after byte ``offset``, and the offset to go on from.
+
+    A line that a full disk cut in the middle says nothing.
+    """
     try:
         with open(path, "rb") as file:
             file.seek(offset)
@@ -60,4 +67,12 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     except FileNotFoundError:
         return [], offset
     end = text.rfind(b"\n") + 1
-    return [json.loads(line) for line in text[:end].splitlines()], offset + end
+    return [event for line in text[:end].splitlines() if (event := _parsed(line))], offset + end
+
+
+def _parsed(line: bytes) -> Event | None:
+    try:
+        event: Event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "kind" in event else None

@@ -1,6 +1,7 @@
 """Speed of a model as a user feels it: prefill and decode of one sequence, batch 1, greedy."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
@@ -19,13 +20,19 @@ class Speed:
 
 
 @torch.no_grad()
-def measure_speed(model: nn.Module, vocabulary: int, suite: Suite) -> Speed:
+def measure_speed(
+    model: nn.Module,
+    vocabulary: int,
+    suite: Suite,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Speed:
     """Time prefill of ``suite.prompt`` random tokens and greedy decoding of ``suite.new_tokens`` after it."""
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(0, vocabulary, (1, suite.prompt), generator=generator).to(device)
     prefills, decodes = [], []
-    for _ in range(suite.repeats + 1):
+    for done in range(suite.repeats + 1):
+        progress(done, suite.repeats + 1)  # between what is timed
         started = _now(device)
         out = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
         token = out.logits[:, -1:].argmax(-1)

@@ -14,10 +14,14 @@ from attar.events import Events
 from attar.sources import Source
 from attar.store import Store
 from attar.tiny import tiny_model
+from attar.waiting import Waiter
 
 
-def import_source(source: Source, store: Store, events: Events) -> None:
-    """Make ``source.folder`` complete. Raises :class:`BadInput` when the file is of an unknown kind."""
+def import_source(source: Source, store: Store, events: Events, who: str = "") -> None:
+    """Make ``source.folder`` complete. Raises :class:`BadInput` when the file is of an unknown kind.
+
+    ``who`` is how others that wait for the same model call this process.
+    """
     if source.repo is not None:
         from huggingface_hub import snapshot_download
 
@@ -26,7 +30,7 @@ def import_source(source: Source, store: Store, events: Events) -> None:
         sharded = set(read_json(index)["weight_map"].values()) if index.is_file() else set()
         snapshot_download(name, revision=commit, allow_patterns=sorted(sharded) or [WEIGHTS])
         return
-    with store.lock(source.fingerprint):
+    with store.lock(source.fingerprint, waiter=Waiter(who, events.waiting)):
         if store.find("model", source.fingerprint) is not None:
             return
         started = time.time()
@@ -37,11 +41,10 @@ def import_source(source: Source, store: Store, events: Events) -> None:
                 _from_gguf(source.file, draft, events)
             else:
                 tiny_model(draft)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        manifest = {"stage": "import", "spec": source.spec, "inputs": {}, "seconds": time.time() - started}
-        store.commit("model", source.fingerprint, draft, manifest)
+            manifest = {"stage": "import", "spec": source.spec, "inputs": {}, "seconds": time.time() - started}
+            store.commit("model", source.fingerprint, draft, manifest)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)  # renamed away when all went well
 
 
 def _from_gguf(file: Path, folder: Path, events: Events) -> None:

@@ -1,20 +1,24 @@
 """The store: ``<root>/<kind>/<fingerprint>/``, written once, verified on opening, never changed."""
 
-import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from attar.errors import BadInput, StageFailed
 from attar.fingerprint import sha256_file
+from attar.waiting import ANYBODY, Waiter, hold
 
 Kind = Literal["model", "dataset", "teacher-cache", "evaluation"]
 MANIFEST = "manifest.json"
+LEFT_OVER_SECONDS = 60  # no small file takes longer to write
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Artifact:
     fingerprint: str
     folder: Path
     manifest: dict[str, Any]
+    new: bool = False  # made by this very process, not found
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -80,7 +85,10 @@ class Store:
         return folder
 
     def sweep(self) -> None:
-        """Remove the drafts of processes that were killed: those whose fingerprint nobody holds the lock of."""
+        """Remove the drafts of processes that were killed: those whose fingerprint nobody holds the lock of.
+
+        Small files that are written under the name of a process go by that process.
+        """
         for draft in self.root.glob("tmp/*"):
             fingerprint = draft.name.rpartition("-")[2].partition(".")[0]
             with self.lock(fingerprint, wait=False) as held:
@@ -88,6 +96,9 @@ class Store:
                     shutil.rmtree(draft, ignore_errors=True)
                 elif held:
                     draft.unlink(missing_ok=True)
+        for draft in (*self.root.glob("dataset/*.json.*"), *self.root.parent.glob("hashes.json.*")):
+            if _left_over(draft):
+                draft.unlink(missing_ok=True)
 
     def commit(self, kind: Kind, fingerprint: str, draft: Path, manifest: dict[str, Any]) -> Artifact:
         """Hash every file, write the manifest and rename the draft into place, atomically."""
@@ -107,27 +118,24 @@ class Store:
             shutil.rmtree(folder)
         os.rename(draft, folder)
         _sync(folder.parent)
-        return Artifact(kind, fingerprint, folder, manifest)
+        return Artifact(kind, fingerprint, folder, manifest, new=True)
 
     def state(self, fingerprint: str) -> Path:
         """Where a stage keeps what it needs to go on after a crash; removed when the stage is done."""
         return self.root / "state" / fingerprint
 
     @contextmanager
-    def lock(self, fingerprint: str, wait: bool = True) -> Iterator[bool]:
+    def lock(
+        self, fingerprint: str, wait: bool = True, shared: bool = False, waiter: Waiter = ANYBODY
+    ) -> Iterator[bool]:
         """Hold the fingerprint's lock: two runs that need one artifact compute it once. Freed by the kernel.
 
-        Yields whether it is held, which without ``wait`` it may not be.
+        Yields whether it is held, which without ``wait`` it may not be. ``shared``: with others who share it.
         """
         path = self.root / "locks" / fingerprint
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+        with hold(path, f"artifact {fingerprint}", waiter, wait, shared) as held:
+            yield held
 
     def require_writable(self) -> None:
         """Raise :class:`BadInput` if nothing can be stored here."""
@@ -140,6 +148,15 @@ class Store:
             raise BadInput(
                 f"the store {self.root} cannot be written ({error.strerror}); choose another folder with --home"
             ) from None
+
+
+def _left_over(draft: Path) -> bool:
+    """Whether the process that a draft names is gone. Not to be told from one in another container at once."""
+    try:
+        pid, age = int(draft.suffix[1:]), time.time() - draft.stat().st_mtime
+    except (ValueError, OSError):
+        return False
+    return age > LEFT_OVER_SECONDS and not psutil.pid_exists(pid)
 
 
 def _sync(path: Path) -> None:

@@ -13,6 +13,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -79,6 +80,7 @@ class Surroundings(Protocol):
     def device(self) -> str: ...
     @property
     def cancelled(self) -> Callable[[], bool]: ...
+    def lock(self, fingerprint: str) -> AbstractContextManager[object]: ...
     def report(self, name: str, value: float, step: int | None = None) -> None: ...
     def progress(self, done: int, total: int, unit: str) -> None: ...
     def log(self, text: str, level: str = "info") -> None: ...
@@ -139,7 +141,7 @@ def open_cache(teacher: "Model", windows: Windows, keep: Keep, context: Surround
     if keep.what == "topk":  # the rest must hold at least one token
         keep = Keep("topk", min(keep.top_k, teacher.facts.vocabulary - 1), keep.temperature)
     name = fingerprint(teacher, windows, keep, str(context.torch_dtype).removeprefix("torch."))
-    with context.store.lock(name):
+    with context.lock(name):
         artifact = _intact(context.store, name, context)
         if artifact is None:
             artifact = _make(teacher, windows, keep, name, context)
@@ -192,9 +194,12 @@ def _make(teacher: "Model", windows: Windows, keep: Keep, name: str, context: Su
         for done, start in enumerate(missing):
             if context.cancelled():
                 raise Cancelled(f"the teacher was stopped after {done} of {len(missing)} shards, which are kept")
-            shard = _ask(model, windows[start : start + per_shard], keep, context, first=start == 0)
+
+            def progress(asked: int, before: int = start) -> None:
+                context.progress((before + asked) * tokens, count * tokens, "tokens of the teacher")
+
+            shard = _ask(model, windows[start : start + per_shard], keep, context, progress, first=start == 0)
             _save(shard, folder / _shard_name(start // per_shard))
-            context.progress(min(start + per_shard, count) * tokens, count * tokens, "tokens of the teacher")
     manifest = {
         "stage": "teacher-cache",
         "version": VERSION,
@@ -213,8 +218,18 @@ def _make(teacher: "Model", windows: Windows, keep: Keep, name: str, context: Su
 
 
 @torch.no_grad()
-def _ask(model: nn.Module, windows: Windows, keep: Keep, context: Surroundings, first: bool) -> dict[str, Tensor]:
-    """One shard, on the CPU. The ``first`` one of top tokens tells whether they will do, and holds the probe."""
+def _ask(
+    model: nn.Module,
+    windows: Windows,
+    keep: Keep,
+    context: Surroundings,
+    progress: Callable[[int], None],
+    first: bool,
+) -> dict[str, Tensor]:
+    """One shard, on the CPU. The ``first`` one of top tokens tells whether they will do, and holds the probe.
+
+    ``progress`` hears how many windows were asked: a shard may take a slow machine longer than a run's patience.
+    """
     size = max(1, FORWARD_TOKENS // windows.shape[1])
 
     def by_window(column_N: Tensor) -> Tensor:
@@ -226,6 +241,7 @@ def _ask(model: nn.Module, windows: Windows, keep: Keep, context: Surroundings, 
         ids_BT = torch.from_numpy(windows[start : start + size]).to(context.device)
         with quick_attention(model, length=ids_BT.shape[1], device=context.device):
             hidden_NE = last_hidden(model, ids_BT)
+        progress(min(start + size, len(windows)))
         if keep.what == "hidden":
             parts.append({"hidden": by_window(hidden_NE)})
             continue

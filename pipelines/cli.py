@@ -266,7 +266,7 @@ def _plan(recipe: "Recipe", home: "Home", complete: bool, console: "Console") ->
         def watch(event: "Event") -> None:
             if event["kind"] == "progress":
                 status.update(f"planning: {event['done']:,} of {event['total']:,} {event['unit']}")
-            elif event["kind"] == "log":
+            elif event["kind"] in ("log", "waiting"):
                 status.update(f"planning: {event['text']}")
 
         return make_plan(recipe, home, complete, watch)

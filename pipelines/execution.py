@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from attar import machine
 from attar.errors import StageFailed, first_line
 from attar.events import Event
 from attar.store import Kind
@@ -71,6 +72,7 @@ class Execution:
             events=str(events_file(self._job(step, "stage"))),
             machine=self.plan.machine,
             fingerprint=step.made.fingerprint,
+            who=self._who(step),
             seed=step.seed,
             settings=step.stage.settings(),
             source=step.source,
@@ -88,6 +90,7 @@ class Execution:
             events=str(events_file(self._job(step, "measure"))),
             machine=self.plan.machine,
             fingerprint=step.evaluation,
+            who=self._who(step),
             model=step.model,
             origin=self.plan.origin.model,
             suite=self.plan.recipe.measure,
@@ -103,6 +106,8 @@ class Execution:
     def child(self, index: int, spec: StageSpec | MeasureSpec, hear: Watch = lambda event: None) -> None:
         """Run a job in a child process; its curves go to the journal while it runs, and ``hear`` gets its events."""
         step = self.plan.steps[index]
+        if spec.do == "stage":
+            self._require_disk(step)
         estimate = step.work if spec.do == "stage" else step.measuring
         self.journal.write(
             "child", step=index, what=spec.do, label=step.label, events=spec.events, seconds=estimate.seconds
@@ -115,16 +120,18 @@ class Execution:
                 curves.add(event["name"], event["value"], event.get("step"), event["time"])
             elif event["kind"] == "log" and event.get("level") == "warning":
                 self.journal.write("warning", step=index, text=f"{step.label}: {event['text']}")
+            elif event["kind"] == "waiting":
+                self.journal.write("waiting", step=index, text=event["text"])
 
         began = time.monotonic()
         title = step.label if spec.do == "stage" else f"measuring {step.label}"
         try:
-            run_child(spec, Path(spec.events).parent, title, watch)
+            result = run_child(spec, Path(spec.events).parent, title, watch, self.plan.recipe.progress_timeout)
         finally:
             curves.flush()
         if not self.has(spec):
             raise StageFailed(f"{title} ended well but left no {spec.fingerprint} in {self.plan.home.store.root}")
-        if spec.do == "stage":
+        if spec.do == "stage" and result["new"]:  # else another run made it meanwhile
             self._made[index] = time.monotonic() - began
 
     def measured(self, step: Step) -> None:
@@ -165,6 +172,19 @@ class Execution:
             files.append(manifest)
         self.journal.write("end-run", status=status, text=text, files=[str(path) for path in files])
         return made.as_json()
+
+    def _require_disk(self, step: Step) -> None:
+        """The plan looked at all steps together, perhaps hours ago, and other runs write to the same disk."""
+        needed, free = step.keeps + 2 * step.work.state, machine.free_disk(self.folder)
+        if needed > free:
+            raise StageFailed(
+                f"{step.label} writes up to {needed / 1e9:,.1f} GB, and {self.plan.home.root} has {free / 1e9:,.1f} GB "
+                "free; make room and run the same command again: what is finished is kept"
+            )
+
+    def _who(self, step: Step) -> str:
+        """How others that wait for a job of this run call it."""
+        return f"run {self.run} ({step.label})"
 
     def _job(self, step: Step, what: str) -> Path:
         return self.folder / "jobs" / f"{step.index}-{step.name}-{what}"

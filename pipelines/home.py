@@ -3,7 +3,7 @@
 <home>/store/            artifacts, by fingerprint
 <home>/logs/             of the servers and the worker that ``attar serve`` runs
 <home>/runs/<run id>/    recipe, specs, events, logs, journal, report, plot, links into the store
-<home>/imports/          logs of model conversions
+<home>/imports/          logs of model conversions, a folder each
 <home>/mlflow.db, mlartifacts/, prefect/, hashes.json
 """
 

@@ -9,6 +9,7 @@ Records are JSON objects with ``kind`` and ``time``:
     step      step, name, cached, fingerprint, settings, inputs, teacher
     measured  step, row                                       a line of the report
     warning   step, text
+    waiting   step, text                                      for whom a child waits; empty when it works again
     end-step  step, status                                    finished, failed or cancelled
     end-run   status, text, files
 """

@@ -1,12 +1,16 @@
 """The models a recipe names, resolved and, where a conversion is needed, imported into the store."""
 
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 
 from attar import machine, sources
 from attar.errors import BadInput
 from attar.facts import ModelFacts
-from pipelines.child import Watch, events_file, run_child
+from pipelines.child import events_file, run_child
+from pipelines.following import Watch
 from pipelines.home import Home
 from stages.spec import ImportSpec, Machine, ModelRef
 
@@ -57,13 +61,23 @@ def _require_weights(spec: str, facts: ModelFacts) -> None:
         raise BadInput(f"the model {spec} has a config.json and no weights: it can be planned, not run")
 
 
+def _new_folder(parent: Path) -> Path:
+    """A folder for one import's events and log: another run may import the same model at the same time."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-", time.gmtime()), dir=parent))
+    except OSError as error:
+        raise BadInput(f"{parent} cannot be written ({error.strerror}); choose another folder with --home") from None
+
+
 def _import(spec: str, fingerprint: str, home: Home, watch: Watch) -> None:
-    folder: Path = home.imports / fingerprint
+    folder = _new_folder(home.imports / fingerprint)
     job = ImportSpec(
         home=str(home.root),
         events=str(events_file(folder)),
         machine=resolve_machine("cpu", "auto"),
         fingerprint=fingerprint,
+        who=f"process {os.getpid()}, which imports {spec},",
         spec=spec,
     )
     run_child(job, folder, f"importing {spec}", watch)

@@ -13,8 +13,8 @@ from attar.store import Store
 from attar.suite import Suite
 from pipelines import advice
 from pipelines.chain import Link
-from pipelines.child import Watch
 from pipelines.estimate import Estimate, estimate_measure, estimate_stage
+from pipelines.following import Watch
 from pipelines.home import Home
 from pipelines.materials import Material, open_model, require_obtainable, resolve_machine
 from pipelines.recipe import Recipe
@@ -59,6 +59,11 @@ class Step:
     @property
     def label(self) -> str:
         return f"{self.index} {self.name}"
+
+    @property
+    def keeps(self) -> int:
+        """Bytes that the stage leaves in the store at most: its model and a teacher cache."""
+        return self.work.cache + self.facts.bytes * (self.dataset is None)
 
     @property
     def shape(self) -> dict[str, int]:
@@ -365,7 +370,7 @@ def _disk(steps: list[Step]) -> int:
     """Bytes the uncached steps write at most: their models and teacher caches, and the largest training state (kept
     twice while saved)."""
     to_run = [step for step in steps if not step.cached]
-    models = sum(step.work.cache + step.facts.bytes * (step.dataset is None) for step in to_run)
+    models = sum(step.keeps for step in to_run)
     states = [2 * step.work.state for step in to_run]  # the new one is written before the old one is removed
     return models + max(states, default=0)
 

@@ -120,6 +120,10 @@ class _View:
         if event["kind"] == "progress":
             done, total, unit = event["done"], event["total"], event["unit"]
             self.bars.update(self.child, completed=done, total=total, note=f"{done:,} of {total:,} {unit}")
+        elif event["kind"] == "waiting":
+            self.bars.update(self.child, note=event["text"])
+            if event["text"] and not self.console.is_terminal:
+                self.console.print(f"{self.label}: {event['text']}", highlight=False, markup=False, soft_wrap=True)
         elif event["kind"] == "metric" and event["name"] == "loss":
             self.bars.update(self.child, description=f"{self.label}  loss {event['value']:.3f}")
 

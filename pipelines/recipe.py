@@ -49,6 +49,13 @@ class Recipe(_Part):
         ),
     ]
     measure: Annotated[Suite, Field(description="what is measured after every stage")] = Suite()
+    progress_timeout: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="seconds after which a stage that shows no progress is ended; 0: never. Waiting does not count",
+        ),
+    ] = 1800
     track: Annotated[Track, Field(description="what MLflow is told")] = Track()
 
     def chain(self) -> tuple[Link, ...]:

@@ -3,7 +3,7 @@
 from attar.architecture import require_length
 from attar.errors import BadInput, nearest
 from pipelines.chain import Link
-from pipelines.child import Watch
+from pipelines.following import Watch
 from pipelines.home import Home
 from pipelines.materials import Material, open_model
 

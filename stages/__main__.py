@@ -1,5 +1,6 @@
 """The child process: ``python -m stages SPEC.json`` does one job and tells its parent through ``events.jsonl``."""
 
+import faulthandler
 import os
 import signal
 import sys
@@ -8,9 +9,10 @@ import warnings
 from pathlib import Path
 from threading import Event
 from types import FrameType
+from typing import Any
 
-from attar import machine
-from attar.errors import AttarError, BadInput
+from attar import machine, shortage
+from attar.errors import AttarError, BadInput, first_line
 from attar.events import Events
 from stages import parse
 from stages.spec import ImportSpec, MeasureSpec, Spec, StageSpec, read_spec
@@ -26,27 +28,32 @@ def main(path: Path) -> int:
     """Do the job in ``path``; the exit code is that of the error, 0 when all went well."""
     if PARENT in os.environ:
         machine.die_with_parent(int(os.environ[PARENT]))
+    faulthandler.enable()  # where a native crash was, for the log
     spec = read_spec(path)
     events = Events(Path(spec.events))
     try:
         events.done(_do(spec, events))
         return 0
     except AttarError as error:
-        events.error(str(error), error.exit_code)
-        return error.exit_code
+        return _failed(events, str(error), error.exit_code)
     except KeyboardInterrupt:
-        events.error("cancelled", 130)
-        return 130
-    except MemoryError:
-        events.error("the process ran out of memory; try a smaller batch, fewer windows or a smaller model", 4)
-        return 4
+        return _failed(events, "cancelled", 130)
     except Exception as error:  # the last line of defence: a sentence for the reader, the traceback for the log
-        traceback.print_exc()
-        events.error(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}", 4)
-        return 4
+        short = shortage.sentence(error, spec.sizes)
+        if short is None:
+            traceback.print_exc()
+        return _failed(events, short or f"{type(error).__name__}: {first_line(error)}", 4)
 
 
-def _do(spec: Spec, events: Events) -> dict[str, str]:
+def _failed(events: Events, text: str, code: int) -> int:
+    try:
+        events.error(text, code)
+    except OSError:  # the disk is full, which the parent sees as well
+        sys.stderr.write(f"{text}\n")
+    return code
+
+
+def _do(spec: Spec, events: Events) -> dict[str, Any]:
     import torch
 
     warnings.simplefilter("ignore")
@@ -59,7 +66,8 @@ def _do(spec: Spec, events: Events) -> dict[str, str]:
             stage = parse(spec.settings)
             if stage.trains:
                 saves.set()
-            stage.run(spec, events, cancelled=stop.is_set)
+            made = stage.run(spec, events, cancelled=stop.is_set)
+            return {"fingerprint": spec.fingerprint, "new": made.new}
         case MeasureSpec():
             from stages.measure import run_measure
 
@@ -69,7 +77,7 @@ def _do(spec: Spec, events: Events) -> dict[str, str]:
             from attar.sources import resolve
             from attar.store import Store
 
-            import_source(resolve(spec.spec, home), Store(home / "store"), events)
+            import_source(resolve(spec.spec, home), Store(home / "store"), events, spec.who)
     return {"fingerprint": spec.fingerprint}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from attar.data import Corpus
     from attar.events import Events
     from attar.model import Model
+    from attar.slots import Slot
     from attar.store import Artifact, Store
     from attar.writer import Writer
     from stages.spec import StageSpec
@@ -53,6 +55,7 @@ class Context:
     events: Events
     cancelled: Callable[[], bool]
     responses: Path | None = None  # folder of the dataset that an earlier stage of the recipe made
+    slot: Slot | None = None  # the device's, held for this job
 
     def report(self, name: str, value: float, step: int | None = None) -> None:
         """Record a metric (a loss curve when ``step`` is given)."""
@@ -65,6 +68,19 @@ class Context:
     def log(self, text: str, level: str = "info") -> None:
         """One line for the reader of the log."""
         self.events.log(text, level)
+
+    @contextmanager
+    def lock(self, fingerprint: str) -> Iterator[None]:
+        """Hold the lock of what stages share, such as a teacher cache; while it waits, others get the device."""
+        with ExitStack() as held:
+            if not held.enter_context(self.store.lock(fingerprint, wait=False)):
+                held.close()
+                if self.slot is None:
+                    held.enter_context(self.store.lock(fingerprint))
+                else:
+                    with self.slot.lent():
+                        held.enter_context(self.store.lock(fingerprint, waiter=self.slot.waiter))
+            yield
 
     @property
     def torch_dtype(self) -> torch.dtype:

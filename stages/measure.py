@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from attar.footprint import measure_speed
 from attar.inputs import open_model
 from attar.model import Model
 from attar.quality import Reference, TextQuality, measure_text
+from attar.slots import Slot
 from attar.store import Artifact, Store
+from attar.waiting import Waiter
 from stages.spec import MeasureSpec
 
 TEXTS: tuple[Split, ...] = ("held-out", "other")
@@ -28,25 +31,27 @@ HIDDEN = "hidden.safetensors"  # the origin's evaluation keeps its last hidden s
 
 def run_measure(spec: MeasureSpec, events: Events) -> Artifact:
     """Make the evaluation ``spec.fingerprint`` unless the store has it."""
-    home = Path(spec.home)
-    store = Store(home / "store")
-    with store.lock(spec.fingerprint):
+    store = Store(Path(spec.home) / "store")
+    waiter = Waiter(spec.who, events.waiting)
+    with store.lock(spec.fingerprint, waiter=waiter):
         found = store.find("evaluation", spec.fingerprint)
         if found is not None:
             return found
-        started = time.time()
-        corpus = open_corpus(spec.data, home / "store" / "dataset")
-        corpus.require_unchanged(spec.inputs)
-        model, origin = open_model(spec.model, store), open_model(spec.origin, store)
-        draft = store.draft("evaluation", spec.fingerprint)
-        try:
-            result, hidden = _measure(spec, model, origin, store, corpus, events)
-            (draft / RESULT).write_text(json.dumps(result, indent=1) + "\n")
-            if spec.origin_evaluation is None:
-                save_file(hidden, draft / HIDDEN)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
+        with Slot(spec.machine.device, waiter):
+            return _make(spec, store, events)
+
+
+def _make(spec: MeasureSpec, store: Store, events: Events) -> Artifact:
+    started = time.time()
+    corpus = open_corpus(spec.data, store.root / "dataset")
+    corpus.require_unchanged(spec.inputs)
+    model, origin = open_model(spec.model, store), open_model(spec.origin, store)
+    draft = store.draft("evaluation", spec.fingerprint)
+    try:
+        result, hidden = _measure(spec, model, origin, store, corpus, events)
+        (draft / RESULT).write_text(json.dumps(result, indent=1) + "\n")
+        if spec.origin_evaluation is None:
+            save_file(hidden, draft / HIDDEN)
         manifest = {
             "suite": spec.suite.model_dump(),
             "inputs": spec.inputs,
@@ -55,6 +60,8 @@ def run_measure(spec: MeasureSpec, events: Events) -> Artifact:
             "seconds": time.time() - started,
         }
         return store.commit("evaluation", spec.fingerprint, draft, manifest)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)  # renamed away when all went well
 
 
 def _measure(
@@ -63,7 +70,8 @@ def _measure(
     suite = spec.suite
     dtype = getattr(torch, spec.machine.dtype)
     model = model_on_disk.materialize(dtype, spec.machine.device)
-    speed = measure_speed(model, model_on_disk.facts.vocabulary, suite) if suite.speed else None
+    timed = partial(events.progress, unit="timed passes")
+    speed = measure_speed(model, model_on_disk.facts.vocabulary, suite, timed) if suite.speed else None
     peak = machine.peak_memory(spec.machine.device)  # before quality, whose buffers no server would hold
     comparable = model_on_disk.facts.tokenizer == origin.facts.tokenizer
     kept = _origin_hidden(spec, store) if comparable else {}

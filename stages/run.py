@@ -16,7 +16,9 @@ from attar.events import Events
 from attar.inputs import open_dataset, open_model
 from attar.model import Model
 from attar.proofs import prove
+from attar.slots import Slot
 from attar.store import Artifact, Store
+from attar.waiting import Waiter
 from attar.writer import Writer
 from stages.base import Context, Stage, stage_seed
 from stages.spec import StageSpec
@@ -24,40 +26,49 @@ from stages.spec import StageSpec
 
 def run_stage(stage: Stage, spec: StageSpec, events: Events, cancelled: Callable[[], bool] = lambda: False) -> Artifact:
     """Make the artifact ``spec.fingerprint`` unless the store has it; a failed proof leaves nothing behind."""
-    home = Path(spec.home)
-    store = Store(home / "store")
-    with store.lock(spec.fingerprint):
-        state = store.state(spec.fingerprint)
+    store = Store(Path(spec.home) / "store")
+    waiter = Waiter(spec.who, events.waiting, cancelled)
+    with store.lock(spec.fingerprint, waiter=waiter):
         found = store.find(stage.makes, spec.fingerprint)
         if found is not None:
-            shutil.rmtree(state, ignore_errors=True)  # of a process that died after its last rename
+            # of a process that died after its last rename
+            shutil.rmtree(store.state(spec.fingerprint), ignore_errors=True)
             return found
-        source, origin = open_model(spec.source, store), open_model(spec.origin, store)
-        state.mkdir(parents=True, exist_ok=True)
-        data = open_corpus(spec.data, home / "store" / "dataset")
-        data.require_unchanged(spec.inputs)
-        _require_unchanged(stage, spec)
-        context = Context(
-            origin=origin,
-            teacher=open_model(spec.teacher, store) if spec.teacher else None,
-            data=data,
-            device=spec.machine.device,
-            dtype=spec.machine.dtype,
-            seed=stage_seed(spec.seed, stage.stage),
-            state=state,
-            store=store,
-            events=events,
-            cancelled=cancelled,
-            responses=open_dataset(spec.responses, store) if spec.responses else None,
-        )
-        draft = store.draft(stage.makes, spec.fingerprint)
-        make = _make if stage.makes == "model" else _make_dataset
-        try:
-            return make(stage, source, context, store, draft, spec)
-        except KeyboardInterrupt:
-            raise Cancelled(f"{stage.stage} was cancelled; what training had saved is kept") from None
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)  # renamed away when all went well
+        with Slot(spec.machine.device, waiter) as slot:
+            return _compute(stage, spec, store, events, cancelled, slot)
+
+
+def _compute(
+    stage: Stage, spec: StageSpec, store: Store, events: Events, cancelled: Callable[[], bool], slot: Slot
+) -> Artifact:
+    source, origin = open_model(spec.source, store), open_model(spec.origin, store)
+    state = store.state(spec.fingerprint)
+    state.mkdir(parents=True, exist_ok=True)
+    data = open_corpus(spec.data, store.root / "dataset")
+    data.require_unchanged(spec.inputs)
+    _require_unchanged(stage, spec)
+    context = Context(
+        origin=origin,
+        teacher=open_model(spec.teacher, store) if spec.teacher else None,
+        data=data,
+        device=spec.machine.device,
+        dtype=spec.machine.dtype,
+        seed=stage_seed(spec.seed, stage.stage),
+        state=state,
+        store=store,
+        events=events,
+        cancelled=cancelled,
+        responses=open_dataset(spec.responses, store) if spec.responses else None,
+        slot=slot,
+    )
+    draft = store.draft(stage.makes, spec.fingerprint)
+    make = _make if stage.makes == "model" else _make_dataset
+    try:
+        return make(stage, source, context, store, draft, spec)
+    except KeyboardInterrupt:
+        raise Cancelled(f"{stage.stage} was cancelled; what training had saved is kept") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)  # renamed away when all went well
 
 
 def _require_unchanged(stage: Stage, spec: StageSpec) -> None:
@@ -94,6 +105,7 @@ def _make(stage: Stage, source: Model, context: Context, store: Store, draft: Pa
     stage.apply(source, writer, context)
     writer.close()
     applied = time.time()
+    context.log("saved; what was made is proved now")
     proofs = prove(stage.trains, source, promised, writer, context.device)
     facts = proofs.pop("facts")
     manifest = _told(stage, spec, applied - started) | {

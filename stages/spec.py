@@ -40,6 +40,12 @@ class _Job(_Frozen):
     events: str  # file the child appends its events to
     machine: Machine
     fingerprint: str  # of the artifact this job makes
+    who: str = ""  # how others that wait for this job call it: the run and the step
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What its need of memory may depend on, by the names of the settings."""
+        return {}
 
 
 class StageSpec(_Job):
@@ -55,6 +61,10 @@ class StageSpec(_Job):
     inputs: dict[str, str]
     responses: DatasetRef | None = None
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return self.settings
+
 
 class MeasureSpec(_Job):
     """Measure one model against the origin."""
@@ -66,6 +76,10 @@ class MeasureSpec(_Job):
     data: DataSettings
     inputs: dict[str, str]
     origin_evaluation: str | None  # fingerprint of the origin's own evaluation; None when that is what is measured
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return {"length": self.suite.length, "windows": self.suite.windows}
 
 
 class ImportSpec(_Job):

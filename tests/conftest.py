@@ -21,6 +21,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def slots(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Slots of their own for every test process, which else would wait for each other and for runs of the user's."""
+    os.environ["ATTAR_SLOTS"] = str(tmp_path_factory.mktemp("slots"))
+
+
 class Teacher(ThreadingHTTPServer):
     """Answers every prompt with some words of its own; first, one request each, with what ``moods`` holds.
 

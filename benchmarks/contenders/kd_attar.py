@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -36,6 +37,9 @@ class Surroundings:
             return False
 
         return begin
+
+    def lock(self, fingerprint: str) -> AbstractContextManager[object]:
+        return self.store.lock(fingerprint)
 
     def report(self, name: str, value: float, step: int | None = None) -> None:
         if name == "loss":

@@ -1,5 +1,6 @@
 """The store: complete or absent, verified, never changed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,20 @@ def test_sweeping_takes_the_drafts_that_nobody_works_on(tmp_path: Path) -> None:
         assert alive.is_dir() and not dead.exists() and not probe.exists()
     store.sweep()
     assert not alive.exists()
+
+
+def test_sweeping_takes_the_small_drafts_of_dead_processes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    (store.root / "dataset").mkdir(parents=True)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone = [store.root / "dataset" / f"embedded-1.json.{dead.pid}", tmp_path / f"hashes.json.{dead.pid}"]
+    kept = [tmp_path / "hashes.json", tmp_path / f"hashes.json.{os.getpid()}", store.root / "dataset" / "a.json"]
+    for path in gone + kept:
+        path.touch()
+        os.utime(path, (0, 0))
+    store.sweep()
+    assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)
 
 
 def test_the_lock_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Laws of teacher caches: they say what the teacher says, are made once, and are never trusted when damaged."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,7 +63,10 @@ class Surroundings:
         self.metrics.setdefault(name, []).append(value)
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        self.shards += unit == "tokens of the teacher"
+        self.shards += unit == "tokens of the teacher" and (done == total or done % teacher_cache.SHARD_TOKENS == 0)
+
+    def lock(self, fingerprint: str) -> AbstractContextManager[object]:
+        return self.store.lock(fingerprint)
 
     def log(self, text: str, level: str = "info") -> None:
         self.messages.append(text)

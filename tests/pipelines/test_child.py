@@ -65,7 +65,7 @@ def test_a_killed_child_is_a_sentence(home: Path, tmp_path: Path) -> None:
     killer = subprocess.Popen(["sh", "-c", loop], start_new_session=True)
     try:
         with pytest.raises(
-            StageFailed, match=r"importing was killed by SIGKILL; .*memory.* run the same command again"
+            StageFailed, match=r"importing was killed from outside by SIGKILL, .* run the same command again"
         ):
             run_child(job(home, tmp_path / "job"), tmp_path / "job", "importing")
     finally:

@@ -57,6 +57,11 @@ def test_seed_and_dtype_change_every_stage(document: dict[str, Any], home: Path,
     assert all(a != b for a, b in zip(before[1:], after[1:], strict=True))
 
 
+def test_patience_changes_nothing(document: dict[str, Any], home: Path) -> None:
+    patient = fingerprints(plan_of(document, home, stages=FOUR, progress_timeout=0))
+    assert patient == fingerprints(plan_of(document, home, stages=FOUR))
+
+
 def test_text_changes_the_stages_that_read_it(document: dict[str, Any], home: Path, text: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text(text.read_text()[: len(text.read_text()) // 2])

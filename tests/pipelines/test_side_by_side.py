@@ -1,0 +1,118 @@
+"""Two runs side by side: what both need is computed once, and each says for whom it waits."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attar.errors import StageFailed
+from attar.events import read
+from attar.slots import Slot
+from attar.waiting import Waiter
+from pipelines.child import events_file
+from pipelines.estimate import Estimate
+from pipelines.execution import Execution
+from pipelines.home import Home
+from pipelines.journal import Journal, NullTracker
+from pipelines.outcome import outcome
+from pipelines.plan import make_plan
+from pipelines.recipe import validate
+from stages.spec import StageSpec
+
+ROUNDING = {"stage": "quantize.rtn", "group_size": 16}
+TRAINING = {"stage": "distill.logit", "keep": 3, "train_tokens": 512, "batch": 2, "length": 64}
+IMPORT = """
+import sys
+from pathlib import Path
+from pipelines.home import Home
+from pipelines.materials import open_model
+print(open_model("random:llama", "causal-lm", Home(Path(sys.argv[1])), True).ref.fingerprint)
+"""
+
+
+def execution_of(document: dict[str, Any], home: Path, stage: dict[str, Any]) -> Execution:
+    """A run of one stage, planned and not begun."""
+    place = Home(home)
+    run = place.new_run("small")
+    plan = make_plan(validate(document | {"stages": [stage]}), place, True)
+    return Execution(plan, run, Journal(place.runs / run, NullTracker()))
+
+
+@pytest.fixture
+def execution(document: dict[str, Any], home: Path) -> Execution:
+    return execution_of(document, home, ROUNDING)
+
+
+def test_two_runs_that_import_one_model_make_it_once_and_keep_their_logs_apart(home: Path) -> None:
+    runs = [subprocess.Popen([sys.executable, "-c", IMPORT, str(home)], stdout=-1, text=True) for _ in range(2)]
+    (first, _), (second, _) = (run.communicate() for run in runs)
+    fingerprint = first.strip()
+    assert [run.returncode for run in runs] == [0, 0] and second == first
+    jobs = sorted((home / "imports" / fingerprint).iterdir())
+    assert len(jobs) == 2
+    for job in jobs:
+        assert [event["kind"] for event in read(events_file(job))[0] if event["kind"] == "done"] == ["done"]
+    assert [path.name for path in (home / "store" / "model").iterdir()] == [fingerprint]
+    assert not list((home / "store" / "tmp").iterdir())
+
+
+def waiting_job(spec: StageSpec, folder: Path, who: str) -> "subprocess.Popen[bytes]":
+    """A job that has said that it waits."""
+    events = events_file(folder)
+    folder.mkdir()
+    file = folder / "spec.json"
+    file.write_text(spec.model_copy(update={"events": str(events), "who": who}).model_dump_json())
+    with open(folder / "log.txt", "wb") as log:
+        job = subprocess.Popen([sys.executable, "-m", "stages", str(file)], stderr=log)
+    while not read(events)[0]:
+        assert job.poll() is None
+        time.sleep(0.02)
+    return job
+
+
+def test_a_stage_that_two_runs_need_is_computed_once(execution: Execution, tmp_path: Path) -> None:
+    spec = execution.stage_spec(execution.plan.steps[1])
+    with Slot("cpu", Waiter("run zero (1 prune.width)")):
+        jobs = [waiting_job(spec, tmp_path / who, who) for who in ("run one", "run two")]
+    assert [job.wait() for job in jobs] == [0, 0]
+    (first, *_, one), (second, *_, two) = (read(events_file(tmp_path / who))[0] for who in ("run one", "run two"))
+    assert first["text"] == "waiting for the CPU: run zero (1 prune.width) holds it"
+    assert second["text"] == f"waiting for artifact {spec.fingerprint}: run one holds it"
+    assert (one["result"]["new"], two["result"]["new"]) == (True, False)
+
+
+@pytest.mark.parametrize("stage", [ROUNDING, TRAINING], ids=lambda s: s["stage"])
+def test_a_job_that_waits_is_cancelled_at_once(document: dict[str, Any], home: Path, stage: dict[str, Any]) -> None:
+    """Also a training, which else would be given time to save."""
+    made = execution_of(document, home, stage)
+    with Slot("cpu", Waiter("another")):
+        job = waiting_job(made.stage_spec(made.plan.steps[1]), made.folder / "job", "")
+        job.terminate()
+        assert job.wait() == 130
+    assert read(events_file(made.folder / "job"))[0][-1]["exit_code"] == 130
+    assert not list((home / "store").glob("tmp/*")) and not list((home / "store").glob("state/*"))
+
+
+def test_a_crash_of_a_job_says_where(execution: Execution, tmp_path: Path) -> None:
+    step = execution.plan.steps[1]
+    with Slot("cpu", Waiter("another")):
+        job = waiting_job(execution.stage_spec(step), tmp_path / "job", "")
+        job.send_signal(signal.SIGSEGV)
+        code = job.wait()
+    with pytest.raises(StageFailed, match=r"1 quantize\.rtn crashed in native code \(SIGSEGV: .* under waiting\.py"):
+        outcome(code, {}, step.label, tmp_path / "job" / "log.txt", {})
+
+
+def test_no_stage_begins_on_a_disk_that_cannot_hold_it(execution: Execution) -> None:
+    step = execution.plan.steps[1]
+    execution.plan = replace(
+        execution.plan, steps=(execution.plan.steps[0], replace(step, work=Estimate(1, 1, state=10**18)))
+    )
+    with pytest.raises(StageFailed, match=r"1 quantize\.rtn writes up to 2,000,000,000\.0 GB, and .* is finished"):
+        execution.child(1, execution.stage_spec(execution.plan.steps[1]))
+    assert not (execution.folder / "jobs").exists()
