@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from attar import slots
 from attar.errors import BadInput, StageFailed
 from pipelines import deployments_yaml, guard, mlflow_server, prefect_server
 from pipelines.embedded import SILENT, configure
@@ -124,6 +125,7 @@ def _environment(home: Home, ports: tuple[int, int]) -> dict[str, str]:
         **SILENT,
         **prefect_server.directly(),
         "ATTAR_HOME": str(home.root),
+        slots.FOLDER: str(slots.folder()),  # the worker has a temporary folder of its own
         "PREFECT_HOME": str(home.prefect),
         "PREFECT_API_URL": f"http://127.0.0.1:{ports[0]}/api",
         "PREFECT_UI_URL": f"http://127.0.0.1:{ports[0]}",
