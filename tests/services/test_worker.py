@@ -84,7 +84,6 @@ def test_a_worker_waits_for_its_server_and_outlasts_it(
         until(lambda: "is back" in output.read_text())
         worker.send_signal(signal.SIGTERM)
         assert worker.wait() == 0, output.read_text()
-        assert "Traceback" not in output.read_text()
     finally:
         worker.kill()
         worker.wait()
