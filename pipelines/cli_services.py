@@ -41,6 +41,7 @@ def serve(
 
 def worker(pool: PoolName = "attar", home: HomeFolder = None) -> None:
     """Run what the Prefect server of PREFECT_API_URL hands out, until Ctrl-C."""
+    from attar import slots
     from attar.errors import BadInput
     from pipelines import guard
     from pipelines.embedded import SILENT
@@ -49,6 +50,7 @@ def worker(pool: PoolName = "attar", home: HomeFolder = None) -> None:
     if not os.environ.get("PREFECT_API_URL"):
         raise BadInput("PREFECT_API_URL names no server; set it, or bring up everything here with: attar serve")
     chosen = {"ATTAR_HOME": str(Home.open(home).root)} if home else {}  # else that of the deployment
+    chosen[slots.FOLDER] = str(slots.folder())  # the worker has a temporary folder of its own
     environment = SILENT | dict(os.environ) | chosen
     command = guard.arguments(0, guard.worker(pool))
     os.execve(command[0], command, environment)

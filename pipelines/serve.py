@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from attar import slots
 from attar.errors import BadInput, StageFailed
-from pipelines import guard, mlflow_server, prefect_server
-from pipelines.embedded import SILENT
+from pipelines import deployments_yaml, guard, mlflow_server, prefect_server
+from pipelines.embedded import SILENT, configure
 from pipelines.home import Home
 
-POOL = "attar"
 POLL_SECONDS = 0.3
 STEADY_SECONDS = 30.0  # what ran for longer is started again at once
 PAUSE_SECONDS = 5.0  # before anything else is
@@ -62,13 +62,15 @@ def serve(home: Home, deployments: Path, ports: tuple[int, int], say: Say) -> No
         BadInput: before anything is started: a port that is taken, a home that is served, a wrong file.
         StageFailed: a server did not start, or the deployments were refused.
     """
-    _check(deployments)
+    _check_environment()
+    environment = _environment(home, ports)
+    configure(home)  # Prefect reads the cron lines
+    pool = deployments_yaml.load(deployments).content.pool.name
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         stack.enter_context(_alone(home))
         listener = stack.enter_context(_listen("--prefect-port", ports[0]))
         _listen("--mlflow-port", ports[1]).close()
-        environment = _environment(home, ports)
-        prefect, mlflow, worker = members = _members(home, listener, ports, environment)
+        prefect, mlflow, worker = members = _members(home, listener, ports, environment, pool)
         for member in (prefect, mlflow):
             stack.callback(member.end)
             member.start()
@@ -86,9 +88,7 @@ def serve(home: Home, deployments: Path, ports: tuple[int, int], say: Say) -> No
             say("ending; what runs is cancelled, and goes on from there when it is run again")
 
 
-def _check(deployments: Path) -> None:
-    if not deployments.is_file():
-        raise BadInput(f"there is no file {deployments}; write one as conf/deployments.yaml, or name yours")
+def _check_environment() -> None:
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         if os.environ.get(name):
             raise BadInput(
@@ -125,6 +125,7 @@ def _environment(home: Home, ports: tuple[int, int]) -> dict[str, str]:
         **SILENT,
         **prefect_server.directly(),
         "ATTAR_HOME": str(home.root),
+        slots.FOLDER: str(slots.folder()),  # the worker has a temporary folder of its own
         "PREFECT_HOME": str(home.prefect),
         "PREFECT_API_URL": f"http://127.0.0.1:{ports[0]}/api",
         "PREFECT_UI_URL": f"http://127.0.0.1:{ports[0]}",
@@ -132,7 +133,7 @@ def _environment(home: Home, ports: tuple[int, int]) -> dict[str, str]:
 
 
 def _members(
-    home: Home, listener: socket.socket, ports: tuple[int, int], environment: dict[str, str]
+    home: Home, listener: socket.socket, ports: tuple[int, int], environment: dict[str, str], pool: str
 ) -> tuple[Member, Member, Member]:
     for folder in (home.logs, home.prefect):
         folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +148,7 @@ def _members(
     return (
         Member("prefect", log, lambda: prefect_server.launch(listener, "served", served, log)),
         _guarded("mlflow", mlflow_server.command(home, ports[1]), environment | mlflow_server.ENVIRONMENT, home),
-        _guarded("worker", guard.worker(POOL), tracked, home),
+        _guarded("worker", guard.worker(pool), tracked, home),
     )
 
 
