@@ -28,6 +28,7 @@ from pathlib import Path
 import psutil
 import yaml
 from aftermath import MARK, Counts, finished, left_over, marked, recomputed, unclosed, weights
+from form import Form
 from servers import Servers, served
 
 ROOT = Path(__file__).parents[1]
@@ -117,12 +118,12 @@ class Round:
 def strike(kind: str, current: Round, seconds: float, pause: float) -> tuple[set[str], Path, list[psutil.Process]]:
     """Begin, strike, go on. What was finished before going on, the run that finished, processes that outlived."""
     if kind == "worker":
-        (current.folder / "deployments.yaml").write_text(deployments(current.recipe))
+        offer = current.recipe.with_name("deployments.yaml")
         subprocess.run(
-            current.command("deploy", str(current.folder / "deployments.yaml")), env=current.environment, check=True
+            current.command("deploy", str(offer)), env=current.environment, check=True, stdout=subprocess.DEVNULL
         )
         worker = current.start("worker")
-        submit(current)
+        Form(current.servers.prefect, ("", "")).submit("kill-loop", {})
         current.wait_for_work(seconds)
         worker.kill()
         worker.wait()
@@ -146,19 +147,6 @@ def strike(kind: str, current: Round, seconds: float, pause: float) -> tuple[set
     return before, current.finish(current.run()), orphans
 
 
-def deployments(recipe: Path) -> str:
-    """A file of deployments with one entry."""
-    entry = {"name": "kill-loop", "flow": "recipe", "recipe": str(recipe)}
-    return yaml.safe_dump({"deployments": [entry]})
-
-
-def submit(current: Round) -> None:
-    """Start a run of the deployment, as somebody does in the form."""
-    prefect = Path(sys.executable).with_name("prefect")
-    command = [str(prefect), "deployment", "run", "compress_recipe/kill-loop"]
-    subprocess.run(command, env=current.environment, check=True, stdout=subprocess.DEVNULL)
-
-
 def count(current: Round, before: set[str], run: Path, reference: str, orphans: Sequence[psutil.Process]) -> Counts:
     """Everything that the round left behind."""
     counts = Counts()
@@ -173,7 +161,7 @@ def count(current: Round, before: set[str], run: Path, reference: str, orphans: 
 
 
 def write_recipe(folder: Path) -> Path:
-    """The smoke recipe on Python's own library, without the timing of tokens."""
+    """The smoke recipe on Python's own library, without the timing of tokens, and a deployment of it."""
     library = Path(os.__file__).parent
     names = ("argparse.py", "ast.py", "datetime.py", "inspect.py", "tarfile.py", "typing.py", "turtle.py")
     text = folder / "library.txt"
@@ -185,6 +173,8 @@ def write_recipe(folder: Path) -> Path:
         document["stages"][index]["train_tokens"] = 16_384
     recipe = folder / "smoke.yaml"
     recipe.write_text(yaml.safe_dump(document, sort_keys=False))
+    offer = {"recipes": ".", "deployments": [{"name": "kill-loop", "recipe": "smoke"}]}
+    (folder / "deployments.yaml").write_text(yaml.safe_dump(offer))
     return recipe
 
 

@@ -1,6 +1,7 @@
 """The command and the address that open a run in MLflow."""
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pipelines.credentials import without_credentials
 from pipelines.home import Home
 
 PORT = 5000
+BROWSED = "ATTAR_MLFLOW_URL"  # where a browser finds the server, if its tracking address is not that
 
 
 def address(home: Home, folder: Path) -> str | None:
@@ -16,7 +18,8 @@ def address(home: Home, folder: Path) -> str | None:
     place = _place(folder)
     if place is None or not home.mlflow_uri.startswith("http"):
         return None
-    return f"{without_credentials(home.mlflow_uri).rstrip('/')}{place}"
+    seen = os.environ.get(BROWSED) or home.mlflow_uri
+    return f"{without_credentials(seen).rstrip('/')}{place}"
 
 
 def open_command(home: Home, folder: Path) -> str | None:
