@@ -93,5 +93,9 @@ def marked(value: str) -> list[psutil.Process]:
 
 
 def left_over(home: Path, temporary: Path) -> list[Any]:
-    """Drafts, training states and temporary files that nobody will take up again."""
-    return [*home.glob("store/tmp/*"), *home.glob("store/state/*"), *temporary.glob("*")]
+    """Drafts, training states and temporary files that nobody will take up again.
+
+    Torch's own cache of compiled code is not one: it makes that folder once a user, when it is imported.
+    """
+    files = [path for path in temporary.glob("*") if not path.name.startswith("torchinductor_")]
+    return [*home.glob("store/tmp/*"), *home.glob("store/state/*"), *files]

@@ -14,7 +14,7 @@ from prefect.states import Completed
 
 from attar.errors import AttarError
 from attar.store import COLLECTING
-from pipelines import changes, display, lost_runs, patience, prefect_link
+from pipelines import changes, display, guard, lost_runs, patience, prefect_link
 from pipelines.credentials import without_credentials
 from pipelines.execution import Execution
 from pipelines.home import Home
@@ -92,6 +92,7 @@ def compress(
     execution: Execution | None = None
     try:
         place.store.sweep()
+        guard.sweep()
         with place.store.lock(COLLECTING, shared=True):  # what is planned with stays, and is then in the journal
             plan = make_plan(parsed, place, complete=True)
             execution = Execution(plan, run, journal)

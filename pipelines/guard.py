@@ -8,6 +8,7 @@ temporary files of the command lie in a folder of the guard, and go with it.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tempfile
 import time
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import FrameType
 
 import psutil
@@ -24,6 +26,7 @@ from attar.machine import adopt_orphans, die_with_parent
 GRACE_SECONDS = 40.0  # for the command: longer than what it gives its own flows
 REST_SECONDS = 25.0  # for what it left behind: longer than what a flow gives its stage
 POLL_SECONDS = 0.1
+PREFIX = "attar-guard-"  # of its folder, then its pid
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -100,12 +103,22 @@ def _children() -> list[psutil.Process]:
     return list(psutil.Process().children())
 
 
+def sweep() -> None:
+    """Remove the folders of guards that were killed themselves."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+        with suppress(OSError):
+            if pid.isdecimal() and not psutil.pid_exists(int(pid)) and folder.lstat().st_uid == os.getuid():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 def main(parent: int, command: list[str]) -> int:
     """Run the command; its exit code, or 128 and the signal that ended it, as a shell says it."""
     adopt_orphans()
+    sweep()
     if parent:
         die_with_parent(parent, signal.SIGTERM)
-    with tempfile.TemporaryDirectory(prefix="attar-guard-", ignore_cleanup_errors=True) as temporary:
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as temporary:
         code = Guard(command, temporary).wait()
         end_rest()
     return code if code >= 0 else 128 - code

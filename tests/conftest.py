@@ -6,6 +6,7 @@ And a teacher behind HTTP: a real server on loopback that speaks chat completion
 import hashlib
 import json
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -18,6 +19,12 @@ import pytest
 
 from pipelines import child
 
+for _number in (
+    signal.SIGINT,
+    signal.SIGHUP,
+):  # a shell's background jobs ignore them, and so would all that tests start
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"

@@ -87,6 +87,20 @@ def test_who_does_not_listen_is_killed_at_the_second_signal(tmp_path: Path) -> N
     assert guarded.is_gone()
 
 
+def test_the_folder_of_a_killed_guard_is_removed_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    kept = [tmp_path / f"{guard.PREFIX}{os.getpid()}-x", tmp_path / f"{guard.PREFIX}mine", tmp_path / "other"]
+    gone = tmp_path / f"{guard.PREFIX}{dead.pid}-x"
+    for folder in (*kept, gone):
+        folder.mkdir()
+    guard.sweep()
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
 def test_who_is_deaf_among_the_rest_is_killed_in_the_end(tmp_path: Path) -> None:
     deaf = "import pathlib, signal, sys, time; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
     deaf += "; pathlib.Path(sys.argv[1]).touch(); time.sleep(600)"

@@ -177,7 +177,8 @@ def test_a_run_that_dies_and_a_server_that_dies(document: dict[str, Any], write:
 
 
 def test_a_server_that_hangs_does_not_hold_a_run(document: dict[str, Any], write: Write, home: Path) -> None:
-    process = attar(write(document), home)
+    impatient = {"PREFECT_CLIENT_MAX_RETRIES": "1", "PREFECT_API_REQUEST_TIMEOUT": "5"}
+    process = attar(write(document), home, impatient)
     wait_for_job(process, home, set())
     server = server_of(process)
     server.suspend()
