@@ -26,7 +26,7 @@ from pipelines.recipe import Recipe, load
 from pipelines.report import Report
 
 
-@flow(name=deployments.FLOWS["recipe"], persist_result=False, validate_parameters=False)
+@flow(name=deployments.FLOWS["recipe"], persist_result=False, result_serializer="json", validate_parameters=False)
 def compress_recipe(recipe: str, seed: Any = None, overrides: Any = None) -> Any:
     """Run a recipe of the recipes' folder, with settings of one's own."""
     return _carry_out(lambda: _chosen(recipe, seed, overrides))
@@ -52,7 +52,9 @@ def _signature() -> Signature:
 
 
 _stages.__signature__ = _signature()  # type: ignore[attr-defined]
-compress_stages = flow(name=deployments.FLOWS["stages"], persist_result=False, validate_parameters=False)(_stages)
+compress_stages = flow(
+    name=deployments.FLOWS["stages"], persist_result=False, result_serializer="json", validate_parameters=False
+)(_stages)
 
 
 def _chosen(name: Any, seed: Any, overrides: Any) -> Recipe:

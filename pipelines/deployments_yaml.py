@@ -10,6 +10,7 @@ from attar.errors import BadInput, nearest
 from pipelines import recipe_yaml
 from pipelines.recipe import NAME, Recipe
 from pipelines.recipe import load as load_recipe
+from pipelines.sweep_space import MARK
 
 
 class _Part(BaseModel):
@@ -113,7 +114,7 @@ def load(file: Path) -> Offer:
 
 
 def recipe_files(folder: Path) -> dict[str, Path]:
-    """Name → file of every recipe in a folder; a deployments file among them is none."""
+    """Name → file of every recipe in a folder; a deployments file or a sweep among them is none."""
     found = {path.stem: path for path in sorted(folder.glob("*.yaml")) if _is_recipe(path)}
     if not found:
         raise BadInput(f"there is no recipe in {folder}; a recipe is a .yaml file with name, model and stages")
@@ -122,7 +123,7 @@ def recipe_files(folder: Path) -> dict[str, Path]:
 
 def _is_recipe(path: Path) -> bool:
     document = recipe_yaml.parse(recipe_yaml.read_text(path), f"the recipe {path}")
-    return "deployments" not in document
+    return "deployments" not in document and MARK not in document
 
 
 def _check(schedule: Schedule, where: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from prefect import get_run_logger, runtime
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact
 from prefect.artifacts import update_progress_artifact as update_progress
+from prefect.context import FlowRunContext
 from prefect.exceptions import FailedRun
 
 from attar.errors import AttarError
@@ -44,8 +45,9 @@ def model_name(spec: str, parameters: int) -> str:
 
 
 def deployed() -> bool:
-    """Whether the current run was started through a deployment."""
-    return bool(runtime.deployment.id)
+    """Whether the current run was started through a deployment; known here, so that no server is asked."""
+    context = FlowRunContext.get()
+    return context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
 
 
 def listen() -> None:

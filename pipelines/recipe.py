@@ -73,6 +73,8 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
 
 def validate(document: dict[str, Any]) -> Recipe:
     """A recipe from plain values; raises :class:`BadInput` with one sentence."""
+    if "sweep" in document:
+        raise BadInput("this is no single recipe but a sweep of many; run it with: attar sweep")
     try:
         recipe = Recipe(**document)
     except ValidationError as error:

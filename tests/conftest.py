@@ -43,6 +43,16 @@ def slots(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["ATTAR_SLOTS"] = str(tmp_path_factory.mktemp("slots"))
 
 
+@pytest.fixture(autouse=True)
+def environment_of_its_own() -> Iterator[None]:
+    """What a test, or a command that it calls, sets in the environment does not reach the tests after it."""
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 class Teacher(ThreadingHTTPServer):
     """Answers every prompt with some words of its own; first, one request each, with what ``moods`` holds.
 

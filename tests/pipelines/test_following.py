@@ -23,6 +23,13 @@ events.log("started")
 """
 
 
+def runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Child:
     """A child process that runs some lines with ``events`` at hand, followed to its end."""
 
@@ -50,7 +57,8 @@ def test_a_silent_child_is_ended_with_all_its_children(tmp_path: Path) -> None:
     child = Child(tmp_path, f"{helper}events.log(str(h.pid))\ntime.sleep(600)", patience=0.3)
     assert not child.by_itself and child.code < 0
     helper_pid = int(child.seen[1]["text"])
-    assert not psutil.pid_exists(helper_pid) or psutil.Process(helper_pid).status() == psutil.STATUS_ZOMBIE
+    while runs(helper_pid):  # killed already: the kernel may take a moment
+        time.sleep(0.02)
     text = str(silence(1800, "3 quantize.gptq", child.log))
     assert text.startswith("3 quantize.gptq made no progress for 30 min and was ended;") and "progress_timeout" in text
 

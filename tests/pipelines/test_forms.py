@@ -11,7 +11,7 @@ from prefect.utilities.schema_tools.validation import build_error_obj, is_valid_
 import stages
 from attar.errors import BadInput
 from attar.fingerprint import hash_json
-from pipelines import form_values, forms
+from pipelines import deployments_yaml, form_values, forms
 from pipelines.chain import spelled
 from pipelines.home import Home
 from pipelines.plan import make_plan
@@ -19,7 +19,7 @@ from pipelines.recipe import Recipe, load
 from pipelines.recipe import validate as valid_recipe
 
 CONF = Path(__file__).parents[2] / "conf"
-RECIPES = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "deployments")
+RECIPES = sorted(deployments_yaml.recipe_files(CONF))
 FORM = forms.stages_form()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from attar.errors import BadInput
 from pipelines import recipe, recipe_yaml
+from pipelines.deployments_yaml import recipe_files
 from pipelines.home import Home
 from pipelines.plan import make_plan
 
@@ -71,7 +72,7 @@ def test_a_recipe_survives_its_own_yaml(document: dict[str, Any], write: Callabl
     assert recipe.load(path) == first
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", recipe_files(CONF).values(), ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
     loaded = recipe.load(path)
     assert loaded.name == path.stem

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from attar.errors import BadInput, Cancelled, StageFailed
+from pipelines import recipe_yaml
 from pipelines.front import front
 from pipelines.home import Home
-from pipelines.recipe import Recipe
+from pipelines.recipe import Recipe, load, validate
 from pipelines.report import Report, Row
 from pipelines.searching import searcher
 from pipelines.sweep import Sweep, Trial
 from pipelines.sweep_space import ORDER, read
 
+CONF = Path(__file__).parents[2] / "conf"
 ROW = Row(1, "quantize.rtn", False, "f", "e", "/m", 10, 100, 2.0, 3.0, 4.0, 0.5, 0.0, 0.1, 0.9, None, None, 1.0, None)
 
 
@@ -164,3 +166,15 @@ def test_two_processes_do_not_go_on_with_one_sweep(document: dict[str, Any], tmp
 def test_no_point_of_the_front_is_beaten() -> None:
     rows = [replace(ROW, bytes=b, retained=r) for b, r in ((90, 0.9), (50, 0.8), (60, 0.7), (40, 0.5), (50, 0.6))]
     assert [(row.bytes, row.retained) for row in front(rows)] == [(40, 0.5), (50, 0.8), (90, 0.9)]
+
+
+def test_the_shipped_sweep_is_valid() -> None:
+    """Five temperatures in three orders; every variant is a recipe."""
+    space = read(recipe_yaml.parse(recipe_yaml.read_text(CONF / "sweep.yaml"), "conf/sweep.yaml"))
+    variants = [validate(space.assign(values, number)) for number, values in enumerate(space.grid())]
+    assert len({json.dumps(variant.stages) for variant in variants}) == 15
+
+
+def test_a_sweep_is_run_by_its_own_command() -> None:
+    with pytest.raises(BadInput, match="run it with: attar sweep"):
+        load(CONF / "sweep.yaml")
