@@ -13,6 +13,7 @@ test: $(VENV)/.ready  ## the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/services --ignore tests/docker
 
 test-services: $(VENV)/.ready  ## the tests that need servers, PostgreSQL or a browser
+	.ci/packages
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(wildcard tests/services tests/docker)
 
 lint: $(VENV)/.ready  ## style, types, and which room may import which
