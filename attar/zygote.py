@@ -6,6 +6,7 @@ and where the job's output goes. A job's parent is this process, which kills a j
 of the answers is closed then) and ends with the process that started it (its lifeline is closed then).
 """
 
+import ctypes
 import gc
 import importlib
 import json
@@ -17,11 +18,14 @@ import sys
 import tempfile
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from attar.machine import die_with_parent
 
 LARGEST = 1 << 20  # bytes of a request
+PR_SET_NAME = 15
+ARGUMENTS = (48, 49)  # fields of /proc/PID/stat: where the words of the command line begin and end in memory
 
 
 class _Job:
@@ -114,6 +118,7 @@ def _become(request: dict[str, Any], output: int, parent: int, server: _Server) 
         os.chdir(request["folder"])
         tempfile.tempdir = None  # a library may have asked for it, in another environment
         sys.argv = [request["module"], *request["arguments"]]
+        _rename(sys.argv)
         from attar import fresh
 
         fresh.inherit(server.ask)
@@ -130,6 +135,15 @@ def _become(request: dict[str, Any], output: int, parent: int, server: _Server) 
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _rename(words: list[str]) -> None:
+    """Show in ``ps`` what this process does, as far as the room of the old words reaches."""
+    ctypes.CDLL(None).prctl(PR_SET_NAME, os.fsencode(words[0])[:15])
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    begin, end = (int(fields[number - 3]) for number in ARGUMENTS)  # what stands before the ")" is two fields, and the first is 1
+    line = b"\0".join(map(os.fsencode, words))[: end - begin - 1]
+    ctypes.memmove(begin, line.ljust(end - begin, b"\0"), end - begin)
 
 
 def _kill(leader: int) -> None:
