@@ -141,7 +141,8 @@ def _rename(words: list[str]) -> None:
     """Show in ``ps`` what this process does, as far as the room of the old words reaches."""
     ctypes.CDLL(None).prctl(PR_SET_NAME, os.fsencode(words[0])[:15])
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    begin, end = (int(fields[number - 3]) for number in ARGUMENTS)  # what stands before the ")" is two fields, and the first is 1
+    begin, end = (int(fields[number - 3]) for number in ARGUMENTS)  # two stand before the ")", counted from 1
+    words = [words[0].removesuffix(".__main__"), *words[1:]]
     line = b"\0".join(map(os.fsencode, words))[: end - begin - 1]
     ctypes.memmove(begin, line.ljust(end - begin, b"\0"), end - begin)
 
