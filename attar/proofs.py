@@ -88,7 +88,7 @@ def _changed(trains: bool, source: Model, origin: Model, result: Model) -> str:
         if not moved:
             raise ProofFailed("training moved no tensor; the model is what it was")
         told = f"{moved} of {len(result.names)} tensors moved"
-    if not any(_moved(result, origin)):
+    if not any(_moved(result, origin)) and any(_moved(source, origin, of=result)):
         raise ProofFailed("the stage handed back the origin, every tensor of it, and not what its source had become")
     return told
 
@@ -105,13 +105,15 @@ def _compared_bytes(facts: ModelFacts) -> int:
     return sum(facts.changed(dtype="bfloat16", torch_dtype=None).weight_bytes().values())
 
 
-def _moved(result: Model, other: Model) -> Iterator[bool]:
-    """For every tensor of ``result`` whether it is another one than that of ``other``, cast to the same dtype.
+def _moved(result: Model, other: Model, of: Model | None = None) -> Iterator[bool]:
+    """For every tensor of ``result`` (that ``of`` has too) whether it is another one than that of ``other``.
 
-    A new one counts if it is not zero; the first half of an adapter, which starts at random, never does.
+    It is cast to the same dtype. A new one counts if it is not zero; the first half of an adapter, which starts at
+    random, never does.
     """
-    known = set(other.names)
-    return (_differs(result.tensor(name), name, other if name in known else None) for name in result.names)
+    known, asked = set(other.names), set(result.names if of is None else of.names)
+    names = (name for name in result.names if name in asked)
+    return (_differs(result.tensor(name), name, other if name in known else None) for name in names)
 
 
 def _differs(tensor: torch.Tensor, name: str, other: Model | None) -> bool:

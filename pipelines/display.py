@@ -103,7 +103,7 @@ def finished(result: Report, why: str, home: Home, address: str | None) -> str:
     """Leave the table and the link to MLflow with the run; its state in one line."""
     final = result.final
     line = f"{final.compression_ratio:.2f}× at {final.retained:.1%} of the quality; {why}"
-    lines = [f"**{line}**", report.markdown(result), f"Run `{result.run}` in `{home.runs / result.run}`"]
+    lines = [f"**{line}**", report.markdown(result, upright=True), f"Run `{result.run}` in `{home.runs / result.run}`"]
     if address is not None:
         lines.append(f"[The run in MLflow]({address})")
         link = f"{result.recipe} in MLflow"

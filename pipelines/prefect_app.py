@@ -4,7 +4,9 @@
 
 Prefect asks nobody on loopback for a password and takes requests of every page: any web page that is open on this
 machine could start a flow run. A browser says whose page is asking (``Origin``) and by which name it found the
-server (``Host``): both have to be this machine's, or of ``ATTAR_ALLOWED_HOSTS``. Programs send no ``Origin``.
+server (``Host``): both have to be this machine's, or of ``ATTAR_ALLOWED_HOSTS``. Programs send no ``Origin``. And
+Prefect's pages would report to an analytics firm that they were opened, whatever the settings say: browsers are told
+to let them speak to this server only.
 """
 
 import os
@@ -33,10 +35,18 @@ class OwnPagesOnly:
     def __init__(self, app: App, names: frozenset[str]) -> None:
         self.app = app
         self.names = names
+        hosts = [f"{scheme}://{name}:*" for name in sorted(names | LOOPBACK) for scheme in ("http", "ws")]
+        policy = " ".join(["connect-src 'self'", *(host for host in hosts if "::" not in host)])
+        self.policy = (b"content-security-policy", policy.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def confined(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), self.policy]
+            await send(message)
+
         if scope["type"] not in ("http", "websocket") or self._welcome(scope):
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, confined)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008})  # before it was accepted: the answer is 403

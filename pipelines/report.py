@@ -225,12 +225,14 @@ def _cached(seconds: float | None) -> str:
     return f"({_number(seconds, '{:,.0f}')})"
 
 
-def markdown(report: Report) -> str:
-    """The table as Markdown."""
+def markdown(report: Report, upright: bool = False) -> str:
+    """The table as Markdown; ``upright``, where width is scarce: a measure a line, without those never taken."""
     headings = [heading.replace("-\n", "").replace("\n", " ") for heading, _ in COLUMNS]
-    lines = [f"| {' | '.join(headings)} |", f"|{'|'.join(['---', *['---:'] * (len(headings) - 1)])}|"]
-    lines += [f"| {' | '.join(cells(row))} |" for row in report.rows]
-    return "\n".join(lines) + "\n"
+    table = [headings, *(cells(row) for row in report.rows)]
+    if upright:
+        table = [list(line) for line in zip(*table, strict=True) if set(line[1:]) != {"–"}]
+    lines = [f"| {' | '.join(line)} |" for line in table]
+    return "\n".join([lines[0], f"|{'|'.join(['---', *['---:'] * (len(table[0]) - 1)])}|", *lines[1:]]) + "\n"
 
 
 def save(report: Report, folder: Path) -> list[Path]:

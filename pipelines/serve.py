@@ -128,7 +128,7 @@ def _environment(home: Home, ports: tuple[int, int]) -> dict[str, str]:
         slots.FOLDER: str(slots.folder()),  # the worker has a temporary folder of its own
         "PREFECT_HOME": str(home.prefect),
         "PREFECT_API_URL": f"http://127.0.0.1:{ports[0]}/api",
-        "PREFECT_UI_URL": f"http://127.0.0.1:{ports[0]}",
+        "PREFECT_UI_URL": f"http://127.0.0.1:{ports[0]}/v2",
     }
 
 
@@ -140,6 +140,7 @@ def _members(
     pages = {
         "PREFECT_UI_API_URL": environment["PREFECT_API_URL"],
         "PREFECT_UI_STATIC_DIRECTORY": str(home.prefect / "ui"),  # Prefect would write into its own package
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     }
     served = environment | prefect_server.own_pages(ports[0]) | pages
@@ -188,7 +189,7 @@ def _deploy(home: Home, deployments: Path, environment: dict[str, str]) -> None:
 def _addresses(ports: tuple[int, int]) -> list[str]:
     return [
         "",
-        f"  Prefect   http://127.0.0.1:{ports[0]}/deployments",
+        f"  Prefect   http://127.0.0.1:{ports[0]}/v2/deployments",  # without /v2 the stages are edited as JSON
         f"  MLflow    http://127.0.0.1:{ports[1]}/?workflowType=machine_learning",
         "",
         "Ctrl-C ends it",

@@ -221,7 +221,7 @@ def shown_in_the_ui(server: Server, run: str) -> None:
     assert all(name.startswith("tiny-") for name in names)
     artifacts = server.ask("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
     table = next(found for found in artifacts if found["key"] == "report")
-    assert "| 2 quantize.rtn |" in table["data"]
+    assert "| step | 0 origin | 1 prune.width | 2 quantize.rtn |" in table["data"]
     assert any(found["type"] == "progress" for found in artifacts)
     logs = server.ask("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}})
     assert any("2 of 2 stages to compute" in line["message"] for line in logs)

@@ -41,6 +41,17 @@ def ask(port: int, headers: dict[str, str], method: str = "POST") -> tuple[int, 
     return answer.status, answer.getheader("Access-Control-Allow-Origin")
 
 
+def test_pages_may_speak_to_this_server_only(port: int) -> None:
+    connection = HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/api/health")
+    (policy,) = connection.getresponse().headers.get_all("Content-Security-Policy") or []
+    connection.close()
+    kind, *hosts = policy.split()
+    assert kind == "connect-src" and "http://attar.example:*" in hosts
+    names = {host.split("/")[-1].removesuffix(":*") for host in hosts}
+    assert names == {"'self'", "127.0.0.1", "localhost", "attar.example", "other"}
+
+
 def test_programs_and_its_own_pages_are_answered(port: int) -> None:
     assert ask(port, {})[0] == 200
     for name in ("127.0.0.1", "localhost", "[::1]"):

@@ -105,6 +105,15 @@ def test_tables_show_every_row_and_what_was_made_before_in_brackets(rows: list[R
     assert "| 1 prune.width |" in lost and "| 75.0 % |" in lost and "| +100% |" in lost and "| (12) |" in lost
 
 
+def test_an_upright_table_has_a_stage_a_column_and_no_measure_that_was_never_taken(rows: list[Row]) -> None:
+    text = report.markdown(Report("run-1", "small", tuple(rows)), upright=True)
+    lines = text.splitlines()
+    assert lines[0] == f"| step | {' | '.join(row.label for row in rows)} |"
+    assert lines[1] == "|---|---:|---:|---:|"
+    measures = [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]]
+    assert "retained quality" in measures and "prefill tok/s" in measures and "decode tok/s" not in measures
+
+
 def test_a_run_that_is_not_done_shows_what_its_journal_has(rows: list[Row], tmp_path: Path) -> None:
     written = Journal(tmp_path, NullTracker())
     written.write("run", name="small")

@@ -14,10 +14,12 @@ from torch.nn import functional
 from attar.architecture import FAMILIES
 from attar.checkpoint import WEIGHTS, read_facts
 from attar.errors import BadInput
+from attar.events import Events
 from attar.model import Model, keep_layers
 from attar.removal import angular_distance, block_influence, losses, shortened, turns
+from attar.sources import folder_fingerprint
 from attar.stream import LayerStream
-from attar.testing import check_stage
+from attar.testing import check_stage, job, run_on
 from attar.tiny import tiny_model
 from attar.writer import Writer
 from stages.base import Stage
@@ -33,6 +35,16 @@ def test_keeps_the_contract() -> None:
     scores, gone = artifact.manifest["notes"]["layer_scores"], artifact.manifest["notes"]["removed_layers"]
     assert len(scores) == 4 and len(gone) == 2
     assert scores.index(min(scores)) in gone
+
+
+def test_the_last_layers_may_go_twice(tmp_path: Path) -> None:
+    """All that stays is the origin's, to the bit: that is no sign of a stage that handed back the origin."""
+    origin, again, home = tiny_model(tmp_path / "origin"), Depth(layers=[2]), tmp_path / "home"
+    once = run_on(Depth(layers=[3]), origin, home)
+    told = job(again, once.folder, home / "text.txt", home, "again", "float32")
+    told["origin"] = {"folder": str(origin), "fingerprint": folder_fingerprint(origin, home)}
+    made = again.run(again.job(told), Events(home / "events.jsonl"))
+    assert read_facts(made.folder).layers == 2
 
 
 @pytest.fixture(scope="module")
