@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Debian's, which `make test-services` installs (.ci/packages); playwright's own would be a download.
 CHROMIUM = shutil.which("chromium")
 NO_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"  # it hides the result
+WIDTH, HEIGHT = 1280, 900
 ENDED = re.compile("^(Completed|Failed|Crashed|Cancelled)$")
 
 
@@ -30,10 +31,12 @@ class Pictures:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def take(self, page: Page, name: str) -> None:
+    def take(self, page: Page, name: str, height: int = HEIGHT) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         page.mouse.move(0, 0)
+        page.set_viewport_size({"width": WIDTH, "height": height})
         page.screenshot(path=self.folder / f"{name}.png", animations="disabled")
+        page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def page(strangers: list[str]) -> Iterator[Page]:
 
     quiet = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=quiet) as browser:
-        window = browser.new_page(viewport={"width": 1280, "height": 900})
+        window = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         window.set_default_timeout(0)
         window.add_init_script(NO_ASSISTANT)
         window.on("request", note)
@@ -112,8 +115,8 @@ def test_a_changed_form_becomes_a_run_whose_result_is_in_mlflow(
     entries.nth(3).wait_for(state="detached")
     choose(page, second, "Move up")
     entries.nth(1).get_by_label("ffn (Optional)").wait_for()
-    entries.nth(1).get_by_role("tablist").first.evaluate("element => element.scrollIntoView({block: 'center'})")
-    pictures.take(page, "prefect-form")
+    page.get_by_role("main").get_by_text("stages", exact=True).last.evaluate("label => label.scrollIntoView()")
+    pictures.take(page, "prefect-form", height=1200)
 
     run = submit(page)
     main = page.get_by_role("main")
@@ -161,8 +164,11 @@ def as_shown(served: "Served", page: Page, run: str, pictures: Pictures) -> None
     main.get_by_text(served.flow_run(run)["state"]["message"]).wait_for()
     main.get_by_role("tab", name="Artifacts").click()
     main.get_by_role("link", name=re.compile("report")).click()
+    page.wait_for_url("**/artifacts/key/report")
     main.locator("a[href*='/artifacts/artifact/']").first.click()
     ratio = main.get_by_role("row", name=re.compile("^ratio"))
+    ratio.wait_for()
+    page.reload()  # a page of its own, as a link to it opens; and without what still pops up of the form
     ratio.wait_for()
     assert f"{final['compression_ratio']:.2f}×" in ratio.inner_text()
     pictures.take(page, "prefect-run")
@@ -171,8 +177,10 @@ def as_shown(served: "Served", page: Page, run: str, pictures: Pictures) -> None
     page.get_by_role("heading", name=folder.name).wait_for()
     page.get_by_text("Finished", exact=True).wait_for()
     measured = page.get_by_role("row", name=re.compile("^compression_ratio"))
-    measured.scroll_into_view_if_needed()
+    measured.wait_for()
     assert str(final["compression_ratio"]) in measured.inner_text()
+    page.get_by_role("link", name=re.compile("quantize.rtn")).wait_for()  # the run of a stage
+    page.get_by_role("row", name=re.compile("^quality/retained")).scroll_into_view_if_needed()
     pictures.take(page, "mlflow-result")
 
 
