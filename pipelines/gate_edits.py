@@ -69,6 +69,11 @@ def with_value(document: Sequence[Entry], setting: str, value: Number) -> list[E
     return changed
 
 
+def spent(entries: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """The gates after one of them has acted: the next time, it stops."""
+    return [entry | {"breach": "stop"} if place == number else entry for place, entry in enumerate(entries)]
+
+
 def with_stage(
     document: Sequence[Entry], entries: Sequence[dict[str, Any]], gate: Gate
 ) -> tuple[list[Entry], list[dict[str, Any]]]:

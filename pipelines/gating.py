@@ -1,6 +1,7 @@
 """Gates at work: judges every step of a run, and where a gate is breached stops, bisects or puts a stage in.
 
-Every gate acts once. What it changes is a recipe, which is planned anew: what the store has is not computed again.
+Every gate acts once, and stops the next time. What it changes is a recipe, which is planned anew: what the store has
+is not computed again.
 """
 
 from collections.abc import Hashable, Mapping
@@ -29,13 +30,12 @@ class Gatekeeper:
     def __init__(self, execution: Execution, carry: Carry) -> None:
         self.execution = execution
         self.carry = carry
-        self._acted: set[int] = set()
 
     def after(self, step: Step) -> int | None:
         """The step to go on with, which may be an earlier one of a changed plan; None behind the last.
 
         Raises:
-            GateFailed: a gate is breached that stops the run, or has done what it could.
+            GateFailed: a gate is breached that stops the run, or could not do better.
         """
         recipe = self.execution.plan.recipe
         chain = recipe.chain()
@@ -46,9 +46,8 @@ class Gatekeeper:
             if judged.kept:
                 self.execution.decided(_decision(number, gate, step, judged, kept=True, action="go on"))
                 continue
-            if gate.breach == "stop" or number in self._acted:
+            if gate.breach == "stop":
                 self._stop(_decision(number, gate, step, judged))
-            self._acted.add(number)
             with self.execution.plan.home.store.lock(COLLECTING, shared=True):  # what is planned with stays
                 act = self._bisect if isinstance(gate.breach, Bisect) else self._insert
                 return act(number, gate, step, judged)
@@ -66,8 +65,12 @@ class Gatekeeper:
         """Put the recovery in, and go on with it."""
         assert isinstance(gate.breach, Insert)
         recipe = self.execution.plan.recipe
-        changed = recipe.changed(*gate_edits.with_stage(recipe.stages, recipe.gates, gate))
-        plan = make_plan(changed, self.execution.plan.home, complete=True)
+        entries = gate_edits.spent(recipe.gates, number)
+        try:
+            changed = recipe.changed(*gate_edits.with_stage(recipe.stages, entries, gate))
+            plan = make_plan(changed, self.execution.plan.home, complete=True)
+        except BadInput as error:  # such as a size that is still beyond the limit
+            self._stop(_decision(number, gate, step, Judgement(False, f"{judged.text}; {error}")))
         again = first_other(self.execution.plan, plan)
         told = Judgement(False, f"{judged.text}; {plan.steps[again].name} is put in as step {again}")
         self.execution.decided(_decision(number, gate, step, told, action="insert"), plan)
@@ -77,7 +80,7 @@ class Gatekeeper:
         """Find the boldest value that keeps the gate, and go on with it."""
         assert isinstance(gate.breach, Bisect)
         asked, probes = gate.breach, list[dict[str, Any]]()
-        plans = self._milder(asked)
+        plans = self._milder(asked, gate_edits.spent(self.execution.plan.recipe.gates, number))
 
         def keeps(value: Number) -> bool:
             name = f"gate {number} probe {len(probes) + 1}"
@@ -102,7 +105,7 @@ class Gatekeeper:
         self.execution.decided(decision, plans[value])
         return again
 
-    def _milder(self, asked: Bisect) -> dict[Number, Plan]:
+    def _milder(self, asked: Bisect, entries: list[dict[str, Any]]) -> dict[Number, Plan]:
         """Values milder than the one that was breached, the mildest first, with their plans; those that work."""
         plan, (mild, bold) = self.execution.plan, asked.within
         now = gate_edits.value_of(plan.recipe.stages, asked.setting)
@@ -111,9 +114,9 @@ class Gatekeeper:
             if abs(value - mild) >= abs(now - mild):
                 break
             try:
-                changed = plan.recipe.changed(gate_edits.with_value(plan.recipe.stages, asked.setting, value))
+                changed = plan.recipe.changed(gate_edits.with_value(plan.recipe.stages, asked.setting, value), entries)
                 plans[value] = make_plan(changed, plan.home, complete=True)
-            except BadInput:  # such as a group size that divides no width
+            except BadInput:  # such as a group size that divides no width, or a size beyond the limit
                 continue
         chosen = bisect.distinct([*plans.items(), (now, plan)], lambda item: _sizes(item[1]))
         return {value: planned for value, planned in chosen if planned is not plan}

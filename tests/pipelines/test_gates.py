@@ -86,7 +86,7 @@ def test_every_measure_is_a_column_of_the_report() -> None:
         ({"measure": "bytes", "max": "0.5×"}, "is no limit of bytes"),
         ({"measure": "bytes", "max": True}, "max"),
         ({"measure": "decode", "min": "fast"}, "min='fast' is no limit of decode"),
-        ({**HEADLINE, "befor": "end"}, "unknown setting 'befor'; did you mean 'before'|possible"),
+        ({**HEADLINE, "afetr": "end"}, "unknown setting 'afetr'; did you mean 'after'"),
         ({**HEADLINE, "bound": "lower"}, "bound='lower'"),
         ({**HEADLINE, "after": "2"}, "after='2' is not possible; possible: end, every"),
         (
