@@ -52,6 +52,7 @@ MEASURES: dict[str, Measure] = {
     "prefill": Measure("prefill", "speed", True, timed=True),
     "decode": Measure("decode", "speed", True, timed=True),
 }
+INTERVALS = frozenset({"headline", *(name for name, measure in MEASURES.items() if measure.scores)})
 RELATIVE: tuple[Unit, ...] = ("speed", "plain")  # units whose limit may be a multiple of the origin's figure
 UNITS: dict[Unit, dict[str, float]] = {
     "share": {"": 1, "%": 0.01},
@@ -212,9 +213,6 @@ def judge(gate: Gate, figure: Figure) -> Judgement:
         told.append("by its value: there are too few documents for an interval")
     rest = f" ({', '.join(told)})" if told else ""
     return Judgement(kept, f"{gate.rule} is {'kept' if kept else 'not kept'}: {_told(measure, value)}{rest}")
-
-
-INTERVALS = frozenset({"headline", *(name for name, measure in MEASURES.items() if measure.scores)})
 
 
 def _told(measure: Measure, value: float) -> str:

@@ -151,9 +151,10 @@ class MlflowTracker:
             self._file(run, Path(row["folder"]) / "manifest.json")
 
     def _gate(self, record: Record) -> None:
-        """What a gate decided, as a tag; the runs of stages that run anew make room for others of their number."""
+        """What a gate came to, and what it changed, as tags; runs of stages that run anew make room for others."""
         decision = record["decision"]
-        self.client.set_tag(self.runs["parent"], f"gate.{decision['gate']}", decision["text"][:MAX_TAG])
+        tag = f"gate.{decision['gate']}" + (f".{decision['action']}" if record["again"] is not None else "")
+        self.client.set_tag(self.runs["parent"], tag, decision["text"][:MAX_TAG])
         for key in [key for key in self.runs if key.startswith("step-")]:
             number = key.removeprefix("step-")
             if record["again"] is not None and int(number) >= record["again"]:

@@ -93,6 +93,7 @@ def _tracked(home: Path) -> None:
     assert roles == ["pipeline", "stage", "stage", "superseded", "superseded"]
     (parent,) = [run for run in found if run.data.tags["pipeline.role"] == "pipeline"]
     assert parent.data.tags["gate.0"].startswith("parameters ≤") and "is kept" in parent.data.tags["gate.0"]
+    assert "goes on with stages.0.ffn=0.5" in parent.data.tags["gate.0.bisect"]
     shares = {run.data.params.get("ffn") for run in found if run.data.tags["pipeline.role"] == "stage"}
     assert shares == {"0.5", None}
 
