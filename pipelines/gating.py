@@ -4,17 +4,19 @@ Every gate acts once, and stops the next time. What it changes is a recipe, whic
 is not computed again.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 from attar import scores
 from attar.errors import BadInput, GateFailed
+from attar.facts import ModelFacts
 from attar.scores import Scores
 from attar.store import COLLECTING, Store
-from pipelines import bisect, gate_edits, gates
+from pipelines import bisect, foresight, gate_edits, gates
 from pipelines.execution import Execution, first_other
 from pipelines.gates import MEASURES, Bisect, Decision, Figure, Gate, Insert, Judgement, Number
 from pipelines.plan import Plan, Step, make_plan
+from pipelines.recipe import Recipe
 from pipelines.report import Row
 
 
@@ -79,20 +81,25 @@ class Gatekeeper:
     def _bisect(self, number: int, gate: Gate, step: Step, judged: Judgement) -> int:
         """Find the boldest value that keeps the gate, and go on with it."""
         assert isinstance(gate.breach, Bisect)
-        asked, probes = gate.breach, list[dict[str, Any]]()
-        plans = self._milder(asked, gate_edits.spent(self.execution.plan.recipe.gates, number))
+        asked, plans, probes = gate.breach, dict[Number, Plan](), list[dict[str, Any]]()
+        recipes = self._milder(asked, number)
 
         def keeps(value: Number) -> bool:
-            name = f"gate {number} probe {len(probes) + 1}"
-            row = self._probe(name, plans[value], step.index)
-            found = self._judge(gate, row)
+            row = None
+            try:
+                plans[value] = make_plan(recipes[value], self.execution.plan.home, complete=True)
+            except BadInput as error:
+                found = Judgement(False, str(error))
+            else:
+                row = self._probe(f"gate {number} probe {len(probes) + 1}", plans[value], step.index)
+                found = self._judge(gate, row)
             probes.append({"value": value, "kept": found.kept, "text": found.text})
-            needs = [row.fingerprint, row.evaluation]
-            told = {"value": value, "kept": found.kept, "text": f"{asked.setting}={value}: {found.text}"}
+            told = probes[-1] | {"text": f"{asked.setting}={value}: {found.text}"}
+            needs = [row.fingerprint, row.evaluation] if row else []
             self.execution.journal.write("probe", step=step.index, gate=number, **told, needs=needs)
             return found.kept
 
-        value = bisect.boldest(list(plans), keeps, asked.probes)
+        value = bisect.boldest(list(recipes), keeps, asked.probes)
         tried = ", ".join(f"{probe['value']} {'✓' if probe['kept'] else '✗'}" for probe in probes) or "none is left"
         if value is None:
             text = f"{judged.text}; no milder {asked.setting} was found to keep it (tried: {tried})"
@@ -105,21 +112,25 @@ class Gatekeeper:
         self.execution.decided(decision, plans[value])
         return again
 
-    def _milder(self, asked: Bisect, entries: list[dict[str, Any]]) -> dict[Number, Plan]:
-        """Values milder than the one that was breached, the mildest first, with their plans; those that work."""
-        plan, (mild, bold) = self.execution.plan, asked.within
-        now = gate_edits.value_of(plan.recipe.stages, asked.setting)
-        plans: dict[Number, Plan] = {}
-        for value in bisect.grid(mild, bold, isinstance(now, int), asked.probes):
+    def _milder(self, asked: Bisect, number: int) -> dict[Number, Recipe]:
+        """Values milder than the one that was breached, the mildest first, with their recipes; those that can work."""
+        recipe, steps, mild = self.execution.plan.recipe, self.execution.plan.steps, asked.within[0]
+        now = gate_edits.value_of(recipe.stages, asked.setting)
+        entries = gate_edits.spent(recipe.gates, number)
+        found: list[tuple[Number, Recipe, Hashable]] = []
+        for value in bisect.grid(*asked.within, isinstance(now, int), asked.probes):
             if abs(value - mild) >= abs(now - mild):
                 break
             try:
-                changed = plan.recipe.changed(gate_edits.with_value(plan.recipe.stages, asked.setting, value), entries)
-                plans[value] = make_plan(changed, plan.home, complete=True)
+                changed = recipe.changed(gate_edits.with_value(recipe.stages, asked.setting, value), entries)
+                facts = foresight.facts_of(changed, steps)
+                foresight.require(changed, facts)
             except BadInput:  # such as a group size that divides no width, or a size beyond the limit
                 continue
-        chosen = bisect.distinct([*plans.items(), (now, plan)], lambda item: _sizes(item[1]))
-        return {value: planned for value, planned in chosen if planned is not plan}
+            found.append((value, changed, _sizes(facts)))
+        breached = (now, recipe, _sizes([step.facts for step in steps]))
+        chosen = bisect.distinct([*found, breached], lambda one: one[2])
+        return {value: changed for value, changed, _ in chosen if changed is not recipe}
 
     def _probe(self, name: str, plan: Plan, last: int) -> Row:
         """Carry the changed steps out up to the judged one, which alone is measured."""
@@ -147,9 +158,9 @@ def _interval(scored: Mapping[str, Scores], name: str) -> tuple[float, float] | 
     return (None, None) if found is None or len(found.ids) < statistics.FEWEST else statistics.mean_interval(found)
 
 
-def _sizes(plan: Plan) -> Hashable:
-    """What a plan knows of its models before they are made."""
-    return tuple((step.facts.parameters, step.facts.bytes, *step.shape.values()) for step in plan.steps)
+def _sizes(facts: Sequence[ModelFacts]) -> Hashable:
+    """What is known of a chain's models before they are made."""
+    return tuple((one.parameters, one.bytes, one.layers, one.hidden, one.ffn, one.heads, one.kv_heads) for one in facts)
 
 
 def _decision(

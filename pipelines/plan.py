@@ -186,7 +186,7 @@ def _make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch) -> Plan
     for each in (chain, *variants):
         _Data(corpus, origin).check(recipe, each)
     steps = _Chain(recipe, home, machine, origin, corpus, roles).steps(chain)
-    foresight.require(recipe, steps)
+    foresight.require(recipe, [step.facts for step in steps])
     disk = _disk(steps)
     missing = tuple(dict.fromkeys(model.spec for model in (origin, *roles.named.values()) if not model.facts.stored))
     warnings = [*advice.warnings(steps, machine), *_not_here(missing, disk, hardware.free_disk(home.root))]
