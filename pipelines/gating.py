@@ -118,7 +118,7 @@ class Gatekeeper:
         now = gate_edits.value_of(recipe.stages, asked.setting)
         entries = gate_edits.spent(recipe.gates, number)
         found: list[tuple[Number, Recipe, Hashable]] = []
-        for value in bisect.grid(*asked.within, isinstance(now, int), asked.probes):
+        for value in bisect.grid(mild, asked.within[1], isinstance(now, int), asked.probes):
             if abs(value - mild) >= abs(now - mild):
                 break
             try:
