@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attar.errors import AttarError
+from attar.errors import AttarError, GateFailed
 from pipelines import cli_search, cli_services
 from pipelines.cli_options import AsJson, HomeFolder, Overrides, RecipeFile
 
@@ -78,6 +78,8 @@ def run(
             """The end of the run when Prefect does not come to one."""
             stack.close()
             if outcome.error is not None:
+                if isinstance(outcome.error, GateFailed) and not as_json:
+                    _show_kept(folder)
                 return _ending(outcome.error)
             _show_result(outcome.result, place, folder, track, as_json)
             return 0
@@ -87,7 +89,13 @@ def run(
 
         stack.enter_context(progress.shown(folder, console))
         with patience.LastWord(outcome, tell):
-            patience.through(outcome, warn, compress, parsed.model_dump(mode="json"), str(place.root), name, track)
+            try:
+                patience.through(outcome, warn, compress, parsed.model_dump(mode="json"), str(place.root), name, track)
+            except GateFailed:
+                stack.close()
+                if not as_json:
+                    _show_kept(folder)
+                raise
     _show_result(outcome.result, place, folder, track, as_json)
 
 
@@ -332,6 +340,15 @@ def _show_result(result: dict[str, Any], home: "Home", folder: Path, tracked: bo
 
     tables.show_report(_console(stderr=False), Report.from_json(result))
     _end(home, folder, tracked)
+
+
+def _show_kept(folder: Path) -> None:
+    """What a run had made when a gate stopped it: all of it is kept."""
+    from pipelines import report, tables
+
+    found = report.load(folder)
+    if found is not None:
+        tables.show_report(_console(stderr=False), found)
 
 
 def _end(home: "Home", folder: Path, tracked: bool) -> None:

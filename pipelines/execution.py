@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,39 @@ from attar.store import Kind
 from pipelines import changes, plot, report
 from pipelines.child import events_file, run_child
 from pipelines.following import Watch
+from pipelines.gates import Decision
 from pipelines.journal import Curves, Journal
 from pipelines.plan import Plan, Step
 from pipelines.process import this_process
+from pipelines.recipe import Recipe
 from pipelines.report import Reference, Report, Row
 from stages import stage_class
 from stages.spec import MeasureSpec, StageSpec
 
+AS_RUN = "as-run.yaml"  # the recipe with what gates changed in it
+
 
 class Execution:
-    """Carries a plan through: :meth:`begin`, then per step :meth:`open` … :meth:`measured`, then :meth:`finish`."""
+    """Carries a plan through: :meth:`begin`, then per step :meth:`open` … :meth:`measured`, then :meth:`finish`.
 
-    def __init__(self, plan: Plan, run: str, journal: Journal) -> None:
+    A probe of a gate runs steps of another plan within the same run: its jobs have a folder of their own, and its
+    loss curves are not those of the run.
+    """
+
+    def __init__(self, plan: Plan, run: str, journal: Journal, probe: str = "") -> None:
         self.plan = plan
         self.run = run
         self.journal = journal
         self.folder: Path = plan.home.runs / run
+        self.probe = probe
         self.rows: list[Row] = []
+        self.decisions: list[Decision] = []
         self._made: dict[int, float] = {}  # step → seconds, of the stages that really ran
 
     def begin(self, flow_run: str = "", flow_run_url: str | None = None) -> None:
         """Write down what is about to be done, and which of Prefect's runs and pages it is."""
         recipe = self.plan.recipe.model_dump(mode="json")
-        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+        _write(self.plan.recipe, self.folder / "recipe.yaml")
         self.journal.write(
             "run",
             run=self.run,
@@ -65,6 +76,10 @@ class Execution:
             settings=step.stage.settings() if step.stage else {},
             inputs=step.inputs,
         )
+
+    def title(self, step: Step) -> str:
+        """How a step is called where its run is watched."""
+        return f"{self.probe} · {step.label}" if self.probe else step.label
 
     def stage_spec(self, step: Step) -> StageSpec:
         """The job that makes a step's artifact."""
@@ -112,13 +127,13 @@ class Execution:
             self._require_disk(step)
         estimate = step.work if spec.do == "stage" else step.measuring
         self.journal.write(
-            "child", step=index, what=spec.do, label=step.label, events=spec.events, seconds=estimate.seconds
+            "child", step=index, what=spec.do, label=self.title(step), events=spec.events, seconds=estimate.seconds
         )
         curves = Curves(self.journal, index)
 
         def watch(event: Event) -> None:
             hear(event)
-            if event["kind"] == "metric":
+            if event["kind"] == "metric" and not self.probe:
                 curves.add(event["name"], event["value"], event.get("step"), event["time"])
             elif event["kind"] == "log" and event.get("level") == "warning":
                 self.journal.write("warning", step=index, text=f"{step.label}: {event['text']}")
@@ -126,7 +141,7 @@ class Execution:
                 self.journal.write("waiting", step=index, text=event["text"])
 
         began = time.monotonic()
-        title = step.label if spec.do == "stage" else f"measuring {step.label}"
+        title = self.title(step) if spec.do == "stage" else f"measuring {self.title(step)}"
         try:
             result = run_child(spec, Path(spec.events).parent, title, watch, self.plan.recipe.progress_timeout)
         finally:
@@ -136,11 +151,11 @@ class Execution:
         if spec.do == "stage" and result["new"]:  # else another run made it meanwhile
             self._made[index] = time.monotonic() - began
 
-    def measured(self, step: Step) -> None:
-        """Add the step's row to the report and link what it made into the run's folder."""
+    def row(self, step: Step) -> Row:
+        """The step's line of the report."""
         store = self.plan.home.store
         origin = Reference.read(Path(self.plan.origin.model.folder), self.plan.origin.evaluation, store)
-        row = report.make_row(
+        return report.make_row(
             step=step.index,
             name=step.name,
             cached=step.stage is not None and step.index not in self._made,
@@ -151,17 +166,40 @@ class Execution:
             origin=origin,
             dataset=step.dataset.fingerprint if step.dataset else None,
         )
+
+    def measured(self, step: Step) -> None:
+        """Add the step's row to the report and link what it made into the run's folder."""
+        row = self.row(step)
         self.rows.append(row)
-        self.journal.write("measured", step=step.index, row=Report(self.run, "", (row,)).as_json()["rows"][0])
-        link = self.folder / ("datasets" if step.dataset else "models") / step.label.replace(" ", "-")
+        self.journal.write("measured", step=step.index, row=asdict(row))
+        link = self._link(step)
         link.parent.mkdir(exist_ok=True)
         if not link.is_symlink():
             link.symlink_to(os.path.relpath(step.made.folder, link.parent), target_is_directory=True)
 
+    def decided(self, decision: Decision, plan: Plan | None = None) -> None:
+        """Record what a gate came to; with the plan that the run goes on with, what that makes anew is dropped."""
+        again = None
+        if plan is not None:
+            again = first_other(self.plan, plan)
+            for step in self.plan.steps[again:]:
+                self._link(step).unlink(missing_ok=True)
+            self.rows, self.plan = self.rows[:again], plan
+            self._made = {index: seconds for index, seconds in self._made.items() if index < again}
+            _write(plan.recipe, self.folder / AS_RUN)
+        self.decisions.append(decision)
+        self.journal.write(
+            "gate",
+            step=decision.step,
+            decision=asdict(decision),
+            again=again,
+            needs=[step.made.fingerprint for step in plan.steps] if plan else [],
+        )
+
     def finish(self, status: str, text: str = "") -> dict[str, Any]:
         """Save report and plot of the rows so far and close the journal; returns the report as JSON."""
-        made = Report(self.run, self.plan.recipe.name, tuple(self.rows))
-        files = [self.folder / "recipe.yaml"]
+        made = Report(self.run, self.plan.recipe.name, tuple(self.rows), tuple(self.decisions))
+        files = [self.folder / "recipe.yaml", *self.folder.glob(AS_RUN)]
         try:
             if self.rows:
                 files += report.save(made, self.folder)
@@ -189,7 +227,24 @@ class Execution:
         return f"run {self.run} ({step.label})"
 
     def _job(self, step: Step, what: str) -> Path:
-        return self.folder / "jobs" / f"{step.index}-{step.name}-{what}"
+        # What runs anew after a gate has changed the recipe is another job.
+        turn = sum(decision.action in ("bisect", "insert") for decision in self.decisions)
+        place = self.probe.replace(" ", "-") or ("" if not turn else f"again-{turn}")
+        return self.folder / "jobs" / place / f"{step.index}-{step.name}-{what}"
+
+    def _link(self, step: Step) -> Path:
+        return self.folder / ("datasets" if step.dataset else "models") / step.label.replace(" ", "-")
+
+
+def first_other(one: Plan, other: Plan) -> int:
+    """The first step whose outcome differs between two plans of the same model."""
+    pairs = zip(one.steps, other.steps, strict=False)
+    shared = min(len(one.steps), len(other.steps))
+    return next((a.index for a, b in pairs if a.made != b.made), shared)
+
+
+def _write(recipe: Recipe, path: Path) -> None:
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def _kind(spec: StageSpec | MeasureSpec) -> Kind:

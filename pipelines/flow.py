@@ -17,9 +17,10 @@ from attar.store import COLLECTING
 from pipelines import changes, display, guard, lost_runs, patience, prefect_link
 from pipelines.credentials import without_credentials
 from pipelines.execution import Execution
+from pipelines.gating import Gatekeeper
 from pipelines.home import Home
 from pipelines.journal import Journal
-from pipelines.plan import make_plan
+from pipelines.plan import Step, make_plan
 from pipelines.recipe import validate
 from pipelines.tracking import catch_up, open_tracker
 from stages.spec import MeasureSpec, StageSpec
@@ -102,21 +103,27 @@ def compress(
         journal.write("why", text=why)
         display.say(why, plan.warnings)
         model = display.model_name(parsed.model, plan.origin.facts.parameters)
-        token = _EXECUTION.set(execution)
-        try:
-            for step in plan.steps:
-                with journal.step(step.index):
-                    execution.open(step)
-                    title = f"{model} · {step.label}"
-                    if step.stage is not None:
-                        spec = execution.stage_spec(step).model_dump(mode="json")
-                        prefect.through(stage, title, step.index, spec)
-                    if step.dataset is None:  # else its model was measured by the step before
-                        spec = execution.measure_spec(step).model_dump(mode="json")
-                        prefect.through(measure, title, step.index, spec)
-                    execution.measured(step)
-        finally:
-            _EXECUTION.reset(token)
+
+        def carry(at: Execution, step: Step, measured: bool = True) -> None:
+            token = _EXECUTION.set(at)
+            title = f"{model} · {at.title(step)}"
+            try:
+                if step.stage is not None:
+                    prefect.through(stage, title, step.index, at.stage_spec(step).model_dump(mode="json"))
+                if measured and step.dataset is None:  # else its model was measured by the step before
+                    prefect.through(measure, title, step.index, at.measure_spec(step).model_dump(mode="json"))
+            finally:
+                _EXECUTION.reset(token)
+
+        gates = Gatekeeper(execution, carry)
+        following: int | None = 0
+        while following is not None:
+            step = execution.plan.steps[following]
+            with journal.step(step.index):
+                execution.open(step)
+                carry(execution, step)
+                execution.measured(step)
+            following = gates.after(step)
         return execution.finish("finished")
     except BaseException as error:  # also Prefect's and the terminal's way to stop a run
         cancelled = getattr(error, "exit_code", 130 if not isinstance(error, Exception) else 4) == 130

@@ -22,7 +22,7 @@ from pipelines.retention import Item, Run, Sort
 FINGERPRINT = re.compile(rf"[0-9a-f]{{{LENGTH}}}")
 DRAFT = re.compile(rf"[a-z.-]+-({FINGERPRINT.pattern})")
 KINDS: tuple[Sort, ...] = ("model", "dataset", "teacher-cache", "evaluation")
-TOLD = ("run", "step", "measured")  # the records that name fingerprints
+TOLD = ("run", "step", "measured", "probe", "gate")  # the records that name fingerprints
 
 
 def read_runs(home: Home) -> list[Run]:

@@ -9,6 +9,8 @@ Records are JSON objects with ``kind`` and ``time``:
     metrics   step, points [[name, value, at, time], …]       loss curves, in batches
     step      step, name, cached, fingerprint, settings, inputs, teacher
     measured  step, row                                       a line of the report
+    probe     step, gate, value, kept, text, needs            a value that a gate tries
+    gate      step, decision, again, needs                    what a gate came to; from step ``again`` on all runs anew
     warning   step, text
     waiting   step, text                                      for whom a child waits; empty when it works again
     end-step  step, status                                    finished, failed or cancelled

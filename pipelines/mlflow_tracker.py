@@ -150,6 +150,19 @@ class MlflowTracker:
         if record["step"]:
             self._file(run, Path(row["folder"]) / "manifest.json")
 
+    def _gate(self, record: Record) -> None:
+        """What a gate came to, and what it changed, as tags; runs of stages that run anew make room for others."""
+        decision = record["decision"]
+        tag = f"gate.{decision['gate']}" + (f".{decision['action']}" if record["again"] is not None else "")
+        self.client.set_tag(self.runs["parent"], tag, decision["text"][:MAX_TAG])
+        for key in [key for key in self.runs if key.startswith("step-")]:
+            number = key.removeprefix("step-")
+            if record["again"] is not None and int(number) >= record["again"]:
+                changed = {ROLE: "superseded", STEP: f"{number} before {decision['rule']}"[:MAX_TAG]}
+                self.client.log_batch(self.runs[key], tags=[RunTag(tag, value) for tag, value in changed.items()])
+                del self.runs[key]
+        self._keep()
+
     def _end_step(self, record: Record) -> None:
         if record["step"]:
             self._close(f"step-{record['step']}", record)
@@ -196,10 +209,14 @@ class MlflowTracker:
             self.client.update_run(known, status="RUNNING")
         if self.runs.get(key) != known:
             self.runs[key] = known
-            draft = self.folder / f"{RUNS}.draft"
-            draft.write_text(json.dumps({"experiment": self.experiment, "runs": self.runs}, indent=1))
-            draft.replace(self.folder / RUNS)
+            self._keep()
         return known
+
+    def _keep(self) -> None:
+        """Write down which run is whose."""
+        draft = self.folder / f"{RUNS}.draft"
+        draft.write_text(json.dumps({"experiment": self.experiment, "runs": self.runs}, indent=1))
+        draft.replace(self.folder / RUNS)
 
     def _find(self, tags: dict[str, str]) -> str | None:
         """A run made by this very process for this record, whose id was lost on the way."""

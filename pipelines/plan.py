@@ -11,7 +11,7 @@ from attar.errors import BadInput
 from attar.facts import ModelFacts
 from attar.store import Store
 from attar.suite import Suite
-from pipelines import advice
+from pipelines import advice, foresight, gate_edits
 from pipelines.chain import Link
 from pipelines.estimate import Estimate, estimate_measure, estimate_stage
 from pipelines.following import Watch
@@ -133,6 +133,7 @@ class Plan:
             ],
             "seconds": self.seconds,
             "disk_bytes": self.disk,
+            "gates": gate_edits.told(self.recipe.chain(), self.recipe.gated()),
             "warnings": list(self.warnings),
         }
 
@@ -176,13 +177,16 @@ def _make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch) -> Plan
         raise BadInput(f"the model {recipe.model} is quantized already; start from the dense one it was made of")
     roles = Roles(origin, home, complete, watch)
     _check_chain(chain, origin.facts, recipe.measure, roles)
+    variants = [*foresight.variants(recipe, lambda other: _check_chain(other, origin.facts, recipe.measure, roles))]
     corpus = open_corpus(
         recipe.data,
         home.corpus,
         progress=lambda done, total: watch({"kind": "progress", "done": done, "total": total, "unit": "files read"}),
     )
-    _Data(corpus, origin).check(recipe, chain)
+    for each in (chain, *variants):
+        _Data(corpus, origin).check(recipe, each)
     steps = _Chain(recipe, home, machine, origin, corpus, roles).steps(chain)
+    foresight.require(recipe, [step.facts for step in steps])
     disk = _disk(steps)
     missing = tuple(dict.fromkeys(model.spec for model in (origin, *roles.named.values()) if not model.facts.stored))
     warnings = [*advice.warnings(steps, machine), *_not_here(missing, disk, hardware.free_disk(home.root))]

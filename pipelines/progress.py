@@ -104,6 +104,10 @@ class _View:
             self._child(record)
         elif kind == "measured":
             self._measured(record["row"])
+        elif kind == "probe":
+            self.console.print(f"[dim]probe[/dim] {record['text']}", highlight=False, soft_wrap=True)
+        elif kind == "gate":
+            self._gate(record)
         elif kind == "end-step":
             self._end_child()
             self.bars.advance(self.whole)
@@ -126,6 +130,15 @@ class _View:
                 self.console.print(f"{self.label}: {event['text']}", highlight=False, markup=False, soft_wrap=True)
         elif event["kind"] == "metric" and event["name"] == "loss":
             self.bars.update(self.child, description=f"{self.label}  loss {event['value']:.3f}")
+
+    def _gate(self, record: Record) -> None:
+        decision = record["decision"]
+        mark = "[green]✓[/green]" if decision["kept"] else "[red]✗[/red]"
+        self.console.print(
+            f"{mark} gate after {decision['label']}: {decision['text']}", highlight=False, soft_wrap=True
+        )
+        if record["again"] is not None:  # from there the steps run anew
+            self.bars.update(self.whole, completed=record["again"], total=len(record["needs"]))
 
     def _end_child(self) -> None:
         if self.child is not None:

@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from attar.data import DataSettings
 from attar.errors import BadInput, nearest
 from attar.suite import Suite
-from pipelines import recipe_yaml
+from pipelines import gate_edits, recipe_yaml
 from pipelines.chain import Link, links
+from pipelines.gates import Gate
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
@@ -49,6 +50,10 @@ class Recipe(_Part):
         ),
     ]
     measure: Annotated[Suite, Field(description="what is measured after every stage")] = Suite()
+    gates: Annotated[
+        list[dict[str, Any]],
+        Field(description="lines that a model must not cross, and what is done where it does: stop, bisect, insert"),
+    ] = []
     progress_timeout: Annotated[
         int,
         Field(
@@ -61,6 +66,15 @@ class Recipe(_Part):
     def chain(self) -> tuple[Link, ...]:
         """The stages as settings objects, every round written out, or one sentence about the first that is wrong."""
         return links(self.stages)
+
+    def gated(self) -> tuple[Gate, ...]:
+        """The gates, or one sentence about the first that cannot work with these stages."""
+        return gate_edits.check(self.stages, self.gates, self.measure)
+
+    def changed(self, stages: list[dict[str, Any]], gates: list[dict[str, Any]] | None = None) -> "Recipe":
+        """The same with other stages, checked."""
+        moved = {"stages": stages, "gates": self.gates if gates is None else gates}
+        return validate(self.model_dump(mode="json") | moved)
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -80,6 +94,7 @@ def validate(document: dict[str, Any]) -> Recipe:
     except ValidationError as error:
         raise BadInput(f"recipe: {_sentence(error)}") from None
     recipe.chain()
+    recipe.gated()
     return recipe
 
 

@@ -14,6 +14,7 @@ from attar.scores import Scores
 from attar.stamp import HASH, KEY, comparable
 from attar.store import Store
 from pipelines import journal
+from pipelines.gates import Decision
 
 HELD_OUT, OTHER = "held-out", "other"
 
@@ -62,11 +63,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """All rows of a run so far, the origin first."""
+    """All rows of a run so far, the origin first, and what its gates decided."""
 
     run: str
     recipe: str
     rows: tuple[Row, ...]
+    gates: tuple[Decision, ...] = ()
 
     @property
     def final(self) -> Row:
@@ -74,11 +76,17 @@ class Report:
         return next(row for row in reversed(self.rows) if row.pairs is None)
 
     def as_json(self) -> dict[str, Any]:
-        return {"run": self.run, "recipe": self.recipe, "rows": [asdict(row) for row in self.rows]}
+        return {
+            "run": self.run,
+            "recipe": self.recipe,
+            "rows": [asdict(row) for row in self.rows],
+            "gates": [asdict(decision) for decision in self.gates],
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Report":
-        return cls(value["run"], value["recipe"], tuple(Row(**row) for row in value["rows"]))
+        decisions = tuple(Decision(**found) for found in value.get("gates", []))
+        return cls(value["run"], value["recipe"], tuple(Row(**row) for row in value["rows"]), decisions)
 
 
 @dataclass(frozen=True)
@@ -226,13 +234,20 @@ def _cached(seconds: float | None) -> str:
 
 
 def markdown(report: Report, upright: bool = False) -> str:
-    """The table as Markdown; ``upright``, where width is scarce: a measure a line, without those never taken."""
+    """The table as Markdown, and the gates below it; ``upright``, where width is scarce: a measure a line."""
     headings = [heading.replace("-\n", "").replace("\n", " ") for heading, _ in COLUMNS]
     table = [headings, *(cells(row) for row in report.rows)]
     if upright:
         table = [list(line) for line in zip(*table, strict=True) if set(line[1:]) != {"–"}]
     lines = [f"| {' | '.join(line)} |" for line in table]
-    return "\n".join([lines[0], f"|{'|'.join(['---', *['---:'] * (len(table[0]) - 1)])}|", *lines[1:]]) + "\n"
+    gates = ["", *(f"- {told(decision)}" for decision in report.gates)] if report.gates else []
+    rule = f"|{'|'.join(['---', *['---:'] * (len(table[0]) - 1)])}|"
+    return "\n".join([lines[0], rule, *lines[1:], *gates]) + "\n"
+
+
+def told(decision: Decision) -> str:
+    """What a gate decided, in a line."""
+    return f"{'✓' if decision.kept else '✗'} gate after {decision.label}: {decision.text}"
 
 
 def save(report: Report, folder: Path) -> list[Path]:
@@ -253,6 +268,13 @@ def load(folder: Path) -> Report | None:
         return Report.from_json(json.loads((folder / "report.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         records = journal.read(folder)
-    rows = tuple(Row(**record["row"]) for record in records if record["kind"] == "measured")
+    rows: list[Row] = []
+    decisions: list[Decision] = []
+    for record in records:
+        if record["kind"] == "measured":
+            rows.append(Row(**record["row"]))
+        elif record["kind"] == "gate":
+            decisions.append(Decision(**record["decision"]))
+            rows = rows[: record["again"]]  # what runs anew; None keeps all
     name = next((record["name"] for record in records if record["kind"] == "run"), "")
-    return Report(folder.name, name, rows) if rows else None
+    return Report(folder.name, name, tuple(rows), tuple(decisions)) if rows else None

@@ -123,6 +123,10 @@ def read(document: Document) -> Space:
         raise BadInput(f"sweep: {_sentence(error, Search)}") from None
     found = dict(_holes(document, ""))
     if search.orders:
+        if "stages." in str(document.get("gates", "")):
+            raise BadInput(
+                "sweep: orders move the stages, which gates name by their places; gate the end, and stop there"
+            )
         found[ORDER] = _orders(search.orders, document)
     if not found:
         raise BadInput(

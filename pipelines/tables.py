@@ -8,10 +8,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from pipelines import gate_edits
 from pipelines.changes import Changes
 from pipelines.plan import Plan, Step
 from pipelines.progress import duration
-from pipelines.report import COLUMNS, Report, cells
+from pipelines.report import COLUMNS, Report, cells, told
 
 
 def report_table(report: Report) -> Table:
@@ -73,6 +74,7 @@ def plan_table(plan: Plan) -> Group:
             f"up to {plan.disk / 1e9:.2f} GB written to {plan.home.root}; times and memory are estimates"
         )
     ]
+    lines += [Text(f"gate: {text}") for text in gate_edits.told(plan.recipe.chain(), plan.recipe.gated())]
     lines += [Text(f"warning: {text}", style="yellow") for text in plan.warnings]
     return Group(table, *lines)
 
@@ -126,6 +128,9 @@ def show_report(console: Console, report: Report) -> None:
         style="dim",
         highlight=False,
     )
+    for decision in report.gates:
+        style = "green" if decision.kept else "red"
+        wide.print(told(decision), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def settings_table(rows: list[dict[str, Any]]) -> Table:

@@ -85,6 +85,10 @@ def test_ranges_are_lists_with_a_step_and_continuous_without(document: dict[str,
     [
         ({"sweep": {"serach": "grid"}}, "sweep: there is no key 'serach'; did you mean 'search'"),
         ({"sweep": {"orders": [[0, 5]]}}, "the order .* is not possible; possible: each of 0 to 1"),
+        (
+            {"sweep": {"orders": [[1, 0]]}, "gates": [{"measure": "kl", "max": 1, "after": "stages.0"}]},
+            "orders move the stages, which gates name by their places",
+        ),
         ({"sweep": ["tpe"]}, "sweep: holds"),
         ({"seed": {"sweep": []}}, "seed: sweep needs a list of different values"),
         ({"seed": {"sweep": {"low": 3, "high": 1}}}, "seed: sweep: low=3 is not below high=1"),

@@ -1,0 +1,67 @@
+"""What a plan can tell of its gates before anything is computed: what a breach would make, and limits out of reach."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from attar.errors import BadInput
+from attar.facts import ModelFacts
+from pipelines import gate_edits, gates
+from pipelines.chain import Link, links
+from pipelines.gates import Figure
+
+if TYPE_CHECKING:
+    from pipelines.plan import Step
+    from pipelines.recipe import Recipe
+
+MARGIN = 0.01  # a plan's bytes are right to the headers of the files
+
+
+def variants(recipe: "Recipe", check: Callable[[tuple[Link, ...]], None]) -> Iterator[tuple[Link, ...]]:
+    """The chains that breaches may lead to, each of which must work: the mildest values, the stages put in.
+
+    Raises:
+        BadInput: one cannot work; the sentence says which gate asks for it.
+    """
+    for where, entries in gate_edits.variants(recipe.stages, recipe.gated()):
+        try:
+            chain = links(entries)
+            check(chain)
+        except BadInput as error:
+            raise BadInput(f"{where}: {error}") from None
+        yield chain
+
+
+def facts_of(recipe: "Recipe", steps: Sequence["Step"]) -> list[ModelFacts]:
+    """Facts behind every step of a recipe, from the steps of one with the same stages that are set otherwise.
+
+    No text is read and nothing hashed, so it takes no time. A stage with a student of its own is taken to be as it was.
+    """
+    found = [steps[0].facts]
+    for link, step in zip(recipe.chain(), steps[1:], strict=True):
+        found.append(step.facts if link.stage.student_spec() else link.stage.plan(found[-1]))
+    return found
+
+
+def require(recipe: "Recipe", facts: Sequence[ModelFacts]) -> None:
+    """Refuse a gate that stops the run and is sure to be breached: bytes, parameters and ratio are known by now."""
+    chain = recipe.chain()
+    for number, gate in enumerate(recipe.gated()):
+        if gate.breach != "stop":
+            continue
+        for place in gate_edits.places(gate, chain):
+            near = 1 + MARGIN * (1 if gates.MEASURES[gate.measure].higher else -1)
+            known = {
+                "bytes": facts[place].bytes,
+                "parameters": facts[place].parameters,
+                "ratio": facts[0].bf16_bytes / facts[place].bytes,
+            }
+            if gate.measure not in known:
+                continue
+            judged = gates.judge(gate, Figure(near * known[gate.measure]))
+            if not judged.kept:
+                told = gates.judge(gate, Figure(known[gate.measure])).text
+                label = f"{place} {chain[place - 1].stage.stage}"
+                raise BadInput(
+                    f"gates.{number}: the plan foresees a breach after {label}: {told}; change the stages or the "
+                    "limit, or let the gate bisect a setting"
+                )

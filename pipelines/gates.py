@@ -1,0 +1,263 @@
+"""Gates: a measure, a limit, where it is judged, what a breach does; the judgement itself. Pure: values in, words out.
+
+    gates:
+      - {measure: bytes, max: 100 MB}
+      - measure: headline
+        min: 0.95
+        after: stages.1
+        breach: {bisect: {setting: stages.0.ffn, within: [0.05, 0.5], probes: 6}}
+
+What is judged is the bound of the interval that is nearer to the breach, so that a gate is not passed by luck: the low
+end against ``min``, the high end against ``max``. Measures that have no interval are judged by their value.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import stages
+from attar.errors import BadInput, nearest
+
+STAGE = r"stages\.[0-9]{1,3}(\.stages\.[0-9]{1,3})*"
+Unit = Literal["share", "bytes", "count", "times", "nats", "speed", "plain"]
+Number = int | float
+
+
+class Measure(NamedTuple):
+    """A column of the report that a gate can be on."""
+
+    column: str
+    unit: Unit
+    higher: bool  # is better
+    scores: str = ""  # whose mean per document it is, where an interval is made of that
+    timed: bool = False  # taken only with measure.speed
+
+
+MEASURES: dict[str, Measure] = {
+    "headline": Measure("retained", "share", True),
+    "bytes": Measure("bytes", "bytes", False),
+    "parameters": Measure("parameters", "count", False),
+    "ratio": Measure("compression_ratio", "times", True),
+    "kl": Measure("kl", "nats", False, "kl/other"),
+    "agreement": Measure("agreement", "share", True, "agreed/other"),
+    "perplexity_other": Measure("perplexity_other", "plain", False),
+    "perplexity_held_out": Measure("perplexity_held_out", "plain", False),
+    "bits_per_byte": Measure("bits_per_byte", "plain", False, "bits/other"),
+    "calibration_error": Measure("calibration_error", "share", False),
+    "confidently_wrong": Measure("confidently_wrong", "share", False),
+    "prefill": Measure("prefill", "speed", True, timed=True),
+    "decode": Measure("decode", "speed", True, timed=True),
+}
+INTERVALS = frozenset({"headline", *(name for name, measure in MEASURES.items() if measure.scores)})
+RELATIVE: tuple[Unit, ...] = ("speed", "plain")  # units whose limit may be a multiple of the origin's figure
+UNITS: dict[Unit, dict[str, float]] = {
+    "share": {"": 1, "%": 0.01},
+    "bytes": {"": 1, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+    "count": {"": 1, "k": 1e3, "M": 1e6, "G": 1e9},
+    "times": {"": 1, "×": 1, "x": 1},
+    "nats": {"": 1, "nats": 1},
+    "speed": {"": 1, "tok/s": 1},
+    "plain": {"": 1},
+}
+FORMS: dict[Unit, tuple[float, str]] = {
+    "share": (100, "{:.2f} %"),
+    "bytes": (1e-6, "{:.1f} MB"),
+    "count": (1e-6, "{:.1f} M"),
+    "times": (1, "{:.2f}×"),
+    "nats": (1, "{:.4f} nats"),
+    "speed": (1, "{:,.1f} tok/s"),
+    "plain": (1, "{:.3f}"),
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Bisect(_Part):
+    """On a breach, search the boldest value of a setting that keeps the gate, and go on with that."""
+
+    setting: Annotated[
+        str,
+        Field(
+            pattern=rf"^{STAGE}\.[a-z_][a-z0-9_]*$",
+            description="a stage's number, such as stages.1.ffn (counted from 0)",
+        ),
+    ]
+    within: Annotated[
+        list[Number],
+        Field(
+            min_length=2, max_length=2, description="the mildest value, then the boldest: [0.05, 0.5], or [8, 2] bits"
+        ),
+    ]
+    probes: Annotated[int, Field(ge=2, le=8, description="values that are tried at most")] = 6
+
+
+class Insert(_Part):
+    """On a breach, put a stage after the one that was judged, and judge again, once."""
+
+    entry: dict[str, Any]
+
+
+class Gate(_Part):
+    """One line that a model must not cross."""
+
+    measure: Annotated[str, Field(description="what is judged")]
+    min: Annotated[Number | str | None, Field(description="the least that passes: 0.95, 95 %, 1.5×")] = None
+    max: Annotated[Number | str | None, Field(description="the most that passes: 100 MB, 0.05")] = None
+    after: Annotated[
+        str,
+        Field(pattern=rf"^(end|every|{STAGE})$", description="end, every, or a stage such as stages.1 (from 0)"),
+    ] = "end"
+    bound: Annotated[
+        Literal["interval", "value"], Field(description="judge the interval's end or the value itself")
+    ] = "interval"
+    breach: Literal["stop"] | Bisect | Insert = "stop"
+
+    @property
+    def rule(self) -> str:
+        """``headline ≥ 0.95``."""
+        return f"{self.measure} ≥ {self.min}" if self.max is None else f"{self.measure} ≤ {self.max}"
+
+    @property
+    def remedy(self) -> str:
+        """What a breach does, in words."""
+        if isinstance(self.breach, Bisect):
+            mild, bold = self.breach.within
+            return f"bisects {self.breach.setting} within {mild} and {bold}, at most {self.breach.probes} probes"
+        return "stops" if self.breach == "stop" else f"puts {self.breach.entry.get('stage')} after it, once"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured: a value, the ends of its interval where it has one, and the same of the origin."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    origin: float | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    kept: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a gate at a step; :class:`pipelines.report.Report` holds them in order."""
+
+    gate: int  # its place in the recipe, from 0
+    rule: str
+    step: int
+    label: str
+    kept: bool
+    action: Literal["go on", "stop", "bisect", "insert"]
+    text: str
+    setting: str = ""  # that was bisected
+    value: float | None = None  # that it goes on with
+    probes: Sequence[Mapping[str, Any]] = field(default=())  # value, kept, text
+
+
+def parse(entries: Sequence[dict[str, Any]]) -> tuple[Gate, ...]:
+    """The gates of a recipe, or one sentence about the first that is wrong."""
+    return tuple(_parse(dict(entry), f"gates.{number}") for number, entry in enumerate(entries))
+
+
+def limit(gate: Gate) -> tuple[float, bool]:
+    """The limit as a number, and whether it is a multiple of the origin's figure."""
+    given = gate.min if gate.max is None else gate.max
+    unit = MEASURES[gate.measure].unit
+    match = re.fullmatch(r"([0-9.]+(?:e[-+]?[0-9]+)?)\s*([^\s0-9]*)", str(given).strip().replace("_", ""))
+    try:
+        number = float(match[1]) if match else math.nan
+    except ValueError:
+        number = math.nan
+    written = match[2] if match else ""
+    relative = unit in RELATIVE and written in ("×", "x")
+    if not math.isfinite(number) or not (relative or written in UNITS[unit]):
+        units = [name for name in (*UNITS[unit], *(("×",) if unit in RELATIVE else ())) if name]
+        raise BadInput(
+            f"{'min' if gate.max is None else 'max'}={given!r} is no limit of {gate.measure}; possible: a number"
+            + (f", alone or with {' or '.join(units)}" if units else "")
+        )
+    number = number if relative else float(f"{number * UNITS[unit][written]:.12g}")  # 95 % is 0.95
+    if unit == "share" and number > 1:
+        raise BadInput(f"{gate.rule}: {gate.measure} is a share of 1; write {number / 100:g} or {number:g} %")
+    return number, relative
+
+
+def judge(gate: Gate, figure: Figure) -> Judgement:
+    """Whether a figure keeps a gate, and the sentence about it."""
+    measure = MEASURES[gate.measure]
+    if figure.value is None:
+        return Judgement(False, f"{gate.rule}: {gate.measure} was not measured here, so nobody can tell")
+    value, (bar, relative) = figure.value, limit(gate)
+    end = figure.low if measure.higher else figure.high
+    judged = end if gate.bound == "interval" and end is not None else value
+    told = [f"{'low' if measure.higher else 'high'} end {_told(measure, judged)}"] if judged is end else []
+    if relative:
+        if not figure.origin:
+            return Judgement(False, f"{gate.rule}: the origin has no {gate.measure} to compare with")
+        told.append(f"the origin's is {_told(measure, figure.origin)}")
+        bar *= figure.origin
+    kept = judged >= bar if measure.higher else judged <= bar
+    if not kept:
+        told.append(f"{'under' if measure.higher else 'over'} {_told(measure, bar)}")
+    elif gate.bound == "interval" and end is None and gate.measure in INTERVALS:
+        told.append("by its value: there are too few documents for an interval")
+    rest = f" ({', '.join(told)})" if told else ""
+    return Judgement(kept, f"{gate.rule} is {'kept' if kept else 'not kept'}: {_told(measure, value)}{rest}")
+
+
+def _told(measure: Measure, value: float) -> str:
+    factor, form = FORMS[measure.unit]
+    return form.format(value * factor)
+
+
+def _parse(entry: dict[str, Any], where: str) -> Gate:
+    try:
+        gate = Gate(**entry | {"breach": _breach(entry.get("breach", "stop"), where)})
+    except ValidationError as error:
+        raise BadInput(f"{where}: {stages.sentence(error, Gate)}") from None
+    measure = MEASURES.get(gate.measure)
+    if measure is None:
+        raise BadInput(f"{where}: there is no measure {gate.measure!r}; {nearest(gate.measure, MEASURES)}")
+    right, wrong = ("min", "max") if measure.higher else ("max", "min")
+    if getattr(gate, wrong) is not None:
+        better = "higher" if measure.higher else "lower"
+        raise BadInput(f"{where}: {gate.measure} is the better the {better} it is; write {right} instead of {wrong}")
+    if getattr(gate, right) is None:
+        raise BadInput(f"{where}: {gate.measure} has no limit; give one in {right}")
+    try:
+        limit(gate)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
+    return gate
+
+
+def _breach(given: Any, where: str) -> Any:
+    if isinstance(given, str) and given == "stop":
+        return given
+    if not isinstance(given, dict) or len(given) != 1 or next(iter(given)) not in ("bisect", "insert"):
+        raise BadInput(
+            f"{where}: breach={given!r} is not possible; possible: stop, {{bisect: {{setting: …, within: […]}}}}, "
+            "{insert: {stage: …}}"
+        )
+    ((kind, inner),) = given.items()
+    if not isinstance(inner, dict):
+        raise BadInput(f"{where}: breach.{kind}={inner!r} is not possible; it holds a mapping of settings")
+    if kind == "insert":
+        return Insert(entry=inner)
+    try:
+        found = Bisect(**inner)
+    except ValidationError as error:
+        raise BadInput(f"{where}: breach.bisect: {stages.sentence(error, Bisect)}") from None
+    if not all(map(math.isfinite, found.within)) or found.within[0] == found.within[1]:
+        raise BadInput(f"{where}: breach.bisect: within={found.within} needs two different numbers")
+    return found

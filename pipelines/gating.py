@@ -1,0 +1,169 @@
+"""Gates at work: judges every step of a run, and where a gate is breached stops, bisects or puts a stage in.
+
+Every gate acts once, and stops the next time. What it changes is a recipe, which is planned anew: what the store has
+is not computed again.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NoReturn, Protocol
+
+from attar import scores
+from attar.errors import BadInput, GateFailed
+from attar.facts import ModelFacts
+from attar.scores import Scores
+from attar.store import COLLECTING, Store
+from pipelines import bisect, foresight, gate_edits, gates
+from pipelines.execution import Execution, first_other
+from pipelines.gates import MEASURES, Bisect, Decision, Figure, Gate, Insert, Judgement, Number
+from pipelines.plan import Plan, Step, make_plan
+from pipelines.recipe import Recipe
+from pipelines.report import Row
+
+
+class Carry(Protocol):
+    """Makes a step of an execution's plan and measures it."""
+
+    def __call__(self, at: Execution, step: Step, measured: bool = True) -> None: ...
+
+
+class Gatekeeper:
+    """Judges after every step, and says which one follows."""
+
+    def __init__(self, execution: Execution, carry: Carry) -> None:
+        self.execution = execution
+        self.carry = carry
+
+    def after(self, step: Step) -> int | None:
+        """The step to go on with, which may be an earlier one of a changed plan; None behind the last.
+
+        Raises:
+            GateFailed: a gate is breached that stops the run, or could not do better.
+        """
+        recipe = self.execution.plan.recipe
+        chain = recipe.chain()
+        for number, gate in enumerate(recipe.gated()):
+            if step.index not in gate_edits.places(gate, chain):
+                continue
+            judged = self._judge(gate, self.execution.rows[step.index])
+            if judged.kept:
+                self.execution.decided(_decision(number, gate, step, judged, kept=True, action="go on"))
+                continue
+            if gate.breach == "stop":
+                self._stop(_decision(number, gate, step, judged))
+            with self.execution.plan.home.store.lock(COLLECTING, shared=True):  # what is planned with stays
+                act = self._bisect if isinstance(gate.breach, Bisect) else self._insert
+                return act(number, gate, step, judged)
+        return step.index + 1 if step.index + 1 < len(self.execution.plan.steps) else None
+
+    def _judge(self, gate: Gate, row: Row) -> Judgement:
+        origin = self.execution.rows[0]
+        return gates.judge(gate, figure(gate.measure, row, origin, self.execution.plan.home.store))
+
+    def _stop(self, decision: Decision) -> NoReturn:
+        self.execution.decided(decision)
+        raise GateFailed(f"gates.{decision.gate}: after {decision.label}: {decision.text}; what was made is kept")
+
+    def _insert(self, number: int, gate: Gate, step: Step, judged: Judgement) -> int:
+        """Put the recovery in, and go on with it."""
+        assert isinstance(gate.breach, Insert)
+        recipe = self.execution.plan.recipe
+        entries = gate_edits.spent(recipe.gates, number)
+        try:
+            changed = recipe.changed(*gate_edits.with_stage(recipe.stages, entries, gate))
+            plan = make_plan(changed, self.execution.plan.home, complete=True)
+        except BadInput as error:  # such as a size that is still beyond the limit
+            self._stop(_decision(number, gate, step, Judgement(False, f"{judged.text}; {error}")))
+        again = first_other(self.execution.plan, plan)
+        told = Judgement(False, f"{judged.text}; {plan.steps[again].name} is put in as step {again}")
+        self.execution.decided(_decision(number, gate, step, told, action="insert"), plan)
+        return again
+
+    def _bisect(self, number: int, gate: Gate, step: Step, judged: Judgement) -> int:
+        """Find the boldest value that keeps the gate, and go on with it."""
+        assert isinstance(gate.breach, Bisect)
+        asked, plans, probes = gate.breach, dict[Number, Plan](), list[dict[str, Any]]()
+        recipes = self._milder(asked, number)
+
+        def keeps(value: Number) -> bool:
+            row = None
+            try:
+                plans[value] = make_plan(recipes[value], self.execution.plan.home, complete=True)
+            except BadInput as error:
+                found = Judgement(False, str(error))
+            else:
+                row = self._probe(f"gate {number} probe {len(probes) + 1}", plans[value], step.index)
+                found = self._judge(gate, row)
+            probes.append({"value": value, "kept": found.kept, "text": found.text})
+            told = probes[-1] | {"text": f"{asked.setting}={value}: {found.text}"}
+            needs = [row.fingerprint, row.evaluation] if row else []
+            self.execution.journal.write("probe", step=step.index, gate=number, **told, needs=needs)
+            return found.kept
+
+        value = bisect.boldest(list(recipes), keeps, asked.probes)
+        tried = ", ".join(f"{probe['value']} {'✓' if probe['kept'] else '✗'}" for probe in probes) or "none is left"
+        if value is None:
+            text = f"{judged.text}; no milder {asked.setting} was found to keep it (tried: {tried})"
+            self._stop(_decision(number, gate, step, Judgement(False, text), setting=asked.setting, probes=probes))
+        text = f"{judged.text}; goes on with {asked.setting}={value}, the boldest that keeps it (tried: {tried})"
+        decision = _decision(
+            number, gate, step, Judgement(False, text), "bisect", setting=asked.setting, value=value, probes=probes
+        )
+        again = first_other(self.execution.plan, plans[value])
+        self.execution.decided(decision, plans[value])
+        return again
+
+    def _milder(self, asked: Bisect, number: int) -> dict[Number, Recipe]:
+        """Values milder than the one that was breached, the mildest first, with their recipes; those that can work."""
+        recipe, steps, mild = self.execution.plan.recipe, self.execution.plan.steps, asked.within[0]
+        now = gate_edits.value_of(recipe.stages, asked.setting)
+        entries = gate_edits.spent(recipe.gates, number)
+        found: list[tuple[Number, Recipe, Hashable]] = []
+        for value in bisect.grid(mild, asked.within[1], isinstance(now, int), asked.probes):
+            if abs(value - mild) >= abs(now - mild):
+                break
+            try:
+                changed = recipe.changed(gate_edits.with_value(recipe.stages, asked.setting, value), entries)
+                facts = foresight.facts_of(changed, steps)
+                foresight.require(changed, facts)
+            except BadInput:  # such as a group size that divides no width, or a size beyond the limit
+                continue
+            found.append((value, changed, _sizes(facts)))
+        breached = (now, recipe, _sizes([step.facts for step in steps]))
+        chosen = bisect.distinct([*found, breached], lambda one: one[2])
+        return {value: changed for value, changed, _ in chosen if changed is not recipe}
+
+    def _probe(self, name: str, plan: Plan, last: int) -> Row:
+        """Carry the changed steps out up to the judged one, which alone is measured."""
+        probe = Execution(plan, self.execution.run, self.execution.journal, name)
+        for step in plan.steps[first_other(self.execution.plan, plan) : last + 1]:
+            self.carry(probe, step, measured=step.index == last)
+        return probe.row(plan.steps[last])
+
+
+def figure(name: str, row: Row, origin: Row, store: Store) -> Figure:
+    """What a row says of a measure, with an interval where there are documents enough for one."""
+    measure = MEASURES[name]
+    low = high = None
+    if name == "headline":
+        low, high = row.retained_low, row.retained_high
+    elif measure.scores:
+        low, high = _interval(scores.load(store.folder("evaluation", row.evaluation)), measure.scores)
+    return Figure(getattr(row, measure.column), low, high, getattr(origin, measure.column))
+
+
+def _interval(scored: Mapping[str, Scores], name: str) -> tuple[float, float] | tuple[None, None]:
+    from attar import statistics  # numpy, which the command line does without until there is something to judge
+
+    found = scored.get(name)
+    return (None, None) if found is None or len(found.ids) < statistics.FEWEST else statistics.mean_interval(found)
+
+
+def _sizes(facts: Sequence[ModelFacts]) -> Hashable:
+    """What is known of a chain's models before they are made."""
+    return tuple((one.parameters, one.bytes, one.layers, one.hidden, one.ffn, one.heads, one.kv_heads) for one in facts)
+
+
+def _decision(
+    number: int, gate: Gate, step: Step, judged: Judgement, action: Any = "stop", kept: bool = False, **more: Any
+) -> Decision:
+    return Decision(number, gate.rule, step.index, step.label, kept, action, judged.text, **more)
