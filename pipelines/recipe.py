@@ -1,7 +1,7 @@
 """The recipe: what is compressed, by which stages in which order, on what data, measured how."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,6 +10,7 @@ from attar.errors import BadInput, nearest
 from attar.suite import Suite
 from pipelines import gate_edits, recipe_yaml
 from pipelines.chain import Link, links
+from pipelines.champion import Champion
 from pipelines.gates import Gate
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -61,6 +62,9 @@ class Recipe(_Part):
             description="seconds after which a stage that shows no progress is ended; 0: never. Waiting does not count",
         ),
     ] = 1800
+    champion: Annotated[
+        Champion | None, Field(description="where MLflow registers the final model, and when it is the champion there")
+    ] = None
     track: Annotated[Track, Field(description="what MLflow is told")] = Track()
 
     def chain(self) -> tuple[Link, ...]:
@@ -133,8 +137,8 @@ def _sentence(error: ValidationError) -> str:
         model: type[BaseModel] = Recipe
         for part in first["loc"][:-1]:
             annotation = model.model_fields[str(part)].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                model = annotation
+            kinds = (annotation, *get_args(annotation))  # such as a model or None
+            model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
         return f"there is no key {where!r}; {nearest(str(first['loc'][-1]), model.model_fields)}"
     if first["type"] == "missing":
         return f"the key {where!r} is missing"
