@@ -58,7 +58,7 @@ def test_only_what_is_comparable_is_ranked_together(stocked: "Shelf") -> None:
     assert names(newest.ranked) == ["other"] and [len(group.candidates) for group in newest.others] == [4]
     asked = best.choose(stocked.home, recipe="yours")
     assert asked.winner.row.name == "large" and newest.group.label == "some/origin (8 windows of 64 tokens, float32)"
-    with pytest.raises(BadInput, match="--recipe 'longr': .* did you mean 'longer'"):
+    with pytest.raises(BadInput, match=r"--recipe 'longr': .* did you mean 'longer'"):
         best.choose(stocked.home, recipe="longr")
 
 
