@@ -21,7 +21,7 @@ from pipelines.home import Home
 from pipelines.report import COLUMNS
 
 SCORED = "loss/other"  # what retained quality is made of
-SHOWN = ("size", "ratio", "retained\nquality", "KL\nnats", "decode\ntok/s")  # of the report's columns
+SHOWN = ("size", "retained\nquality", "KL\nnats", "decode\ntok/s")  # of the report's columns
 
 
 @dataclass(frozen=True)
@@ -110,23 +110,30 @@ def choose(home: Home, asked: Sequence[Gate] = (), recipe: str | None = None) ->
 
 
 def show(console: Console, choice: Choice) -> None:
-    """All candidates, the best first; then what to take."""
+    """All candidates, the best first; then what to take. Where they came from stands beside or, if narrow, below."""
+    wide = console if console.is_terminal else Console(file=console.file, width=240)
+    table = _table(choice, beside=True)
+    needed = wide.measure(table, options=wide.options.update(width=1000)).maximum
+    wide.print(table if needed <= wide.width else _table(choice, beside=False))
+    for line in _sentences(choice):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _table(choice: Choice, beside: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=choice.group.label, title_justify="left")
     texts = dict(COLUMNS)
-    for heading in ("", "model", *SHOWN, "recipe", "run", "fingerprint"):
-        table.add_column(heading, justify="right" if heading in SHOWN else "left", no_wrap=heading != "recipe")
+    for heading in ("", "model", *SHOWN, *(("recipe", "run", "fingerprint") if beside else ())):
+        table.add_column(heading, justify="right" if heading in SHOWN else "left", no_wrap=True)
     on_front = {one.row.fingerprint for one in choice.front}
     alike = {one.row.fingerprint for one in choice.alike}
     for one in choice.ranked:
         name = one.row.fingerprint
-        mark = "★" if name in on_front else ""
-        mark += "≈" if name in alike else ""
-        figures = [texts[heading](one.row) for heading in SHOWN]
+        mark = ("★" if name in on_front else "") + ("≈" if name in alike else "")
         style = "bold" if one is choice.winner else "dim" if name in choice.breaches else ""
-        table.add_row(mark, Text(one.row.name), *figures, one.recipe or "–", one.run or "–", name, style=style)
-    (console if console.is_terminal else Console(file=console.file, width=240)).print(table)
-    for line in _sentences(choice):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        source = [one.recipe or "–", one.run or "–", name]
+        model = Text(one.row.name if beside else "\n".join([one.row.name, *filter(None, (one.run, name))]))
+        table.add_row(mark, model, *(texts[heading](one.row) for heading in SHOWN), *source[: 3 * beside], style=style)
+    return table
 
 
 def _sentences(choice: Choice) -> list[str]:
@@ -142,11 +149,9 @@ def _sentences(choice: Choice) -> list[str]:
     if choice.others:
         other = choice.others[0]
         known = sorted({name for found in choice.others for name in found.recipes})
-        told.append(
-            f"{sum(len(found.candidates) for found in choice.others)} more models were measured otherwise, such as "
-            f"those of {other.label}, and are not ranked with these"
-            + (f"; --recipe chooses: {', '.join(known[:8])}" if known else "")
-        )
+        count = sum(len(found.candidates) for found in choice.others)
+        chosen = f"; --recipe chooses: {', '.join(known[:8])}" if known else ""
+        told.append(f"not ranked with these: {count} measured otherwise, such as those of {other.label}{chosen}")
     return told
 
 

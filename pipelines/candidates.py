@@ -10,7 +10,7 @@ import yaml
 
 from attar.errors import BadInput, StageFailed, nearest
 from attar.stamp import HASH, KEY, group
-from attar.store import Artifact, Store
+from attar.store import MANIFEST, Artifact, Store
 from pipelines import report
 from pipelines.home import Home
 from pipelines.inventory import FINGERPRINT
@@ -78,7 +78,7 @@ def read(home: Home) -> list[Group]:
     """
     told = _reports(home)
     folders = {one.row.fingerprint: Path(one.row.folder) for one in told.values() if not one.row.step}
-    measured: dict[str, list[tuple[Artifact, dict[str, Any]]]] = {}
+    measured: dict[str, list[Entry]] = {}
     for found, result in _evaluations(home.store):
         if (key := group(result, "headline")) is not None:
             measured.setdefault(key, []).append((found, result))
@@ -104,53 +104,78 @@ def of_recipe(groups: list[Group], recipe: str | None) -> Group:
     return groups[max(newest)[1]]
 
 
-def _group(
-    store: Store,
-    entries: list[tuple[Artifact, dict[str, Any]]],
-    told: dict[str, _Told],
-    folders: dict[str, Path],
-) -> Group | None:
-    origins: dict[str, Row] = {}  # hash of the whole stamp → row
-    reference: Reference | None = None
-    name = ""
-    for found, result in entries:
-        model = found.inputs["model"]
-        folder = folders.get(model) or store.folder("model", model)
-        if model != found.inputs["origin"] or not folder.is_dir():
-            continue
-        reference = Reference.read(folder, found.fingerprint, store)
-        origins[result[KEY][HASH]] = report.make_row(
-            0, "origin", True, folder, model, found.fingerprint, store, reference
-        )
-        name = told[found.fingerprint].model if found.fingerprint in told else str(folder)
-    if reference is None:
+Entry = tuple[Artifact, dict[str, Any]]  # an evaluation and its result
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The origin of a group: its row by the hash of the whole stamp, and what figures are relative to."""
+
+    name: str
+    rows: dict[str, Row]
+    reference: Reference | None  # None where the origin's own folder is gone
+
+    @classmethod
+    def find(
+        cls, store: Store, entries: list[Entry], told: dict[str, _Told], folders: dict[str, Path]
+    ) -> "_Origin | None":
+        rows: dict[str, Row] = {}
+        reference, name = None, ""
+        for found, result in entries:
+            model = found.inputs["model"]
+            if model != found.inputs["origin"]:
+                continue
+            folder = folders.get(model) or store.folder("model", model)
+            here = Reference.read(folder, found.fingerprint, store) if folder.is_dir() else None
+            if known := told.get(found.fingerprint):
+                row, name = known.row, known.model
+            elif here is not None:
+                row = report.make_row(0, "origin", True, folder, model, found.fingerprint, store, here)
+            else:
+                continue
+            rows[result[KEY][HASH]] = row
+            reference = here or reference
+        return cls(name or next(iter(rows.values())).folder, rows, reference) if rows else None
+
+
+def _group(store: Store, entries: list[Entry], told: dict[str, _Told], folders: dict[str, Path]) -> Group | None:
+    origin = _Origin.find(store, entries, told, folders)
+    if origin is None:
         return None
     newest: dict[str, Candidate] = {}
     for found, result in entries:
-        model = found.inputs["model"]
-        made = store.find("model", model) if model != found.inputs["origin"] else None
-        if made is None:
+        one = _candidate(store, found, result, told.get(found.fingerprint), origin)
+        if one is None:
             continue
-        origin = origins.get(result[KEY][HASH]) or next(iter(origins.values()))
-        known = told.get(found.fingerprint)
-        if known is not None:
-            row = replace(known.row, folder=str(made.folder))
-            one = Candidate(row, origin, result, known.when, known.run, known.recipe)
-        else:
-            stage = str(made.manifest.get("settings", {}).get("stage", "model"))
-            row = report.make_row(1, stage, True, made.folder, model, found.fingerprint, store, reference)
-            one = Candidate(row, origin, result, (found.folder / "manifest.json").stat().st_mtime)
-        before = newest.get(model)
+        before = newest.get(one.row.fingerprint)
         if before is None or (bool(one.run), one.when) > (bool(before.run), before.when):
-            newest[model] = one
+            newest[one.row.fingerprint] = one
     if not newest:
         return None
     stamp = entries[0][1][KEY]
     how = f"{stamp.get('windows')} windows of {stamp.get('length')} tokens, {stamp.get('dtype')}"
-    return Group(name, how, tuple(sorted(newest.values(), key=lambda one: one.when, reverse=True)))
+    return Group(origin.name, how, tuple(sorted(newest.values(), key=lambda one: one.when, reverse=True)))
 
 
-def _evaluations(store: Store) -> Iterator[tuple[Artifact, dict[str, Any]]]:
+def _candidate(
+    store: Store, found: Artifact, result: dict[str, Any], told: _Told | None, origin: _Origin
+) -> Candidate | None:
+    """None of an origin, of a model that is gone, and of one whose figures nobody can tell any more."""
+    model = found.inputs["model"]
+    made = store.find("model", model) if model != found.inputs["origin"] else None
+    if made is None:
+        return None
+    beside = origin.rows.get(result[KEY][HASH]) or next(iter(origin.rows.values()))
+    if told is not None:
+        return Candidate(replace(told.row, folder=str(made.folder)), beside, result, told.when, told.run, told.recipe)
+    if origin.reference is None:
+        return None
+    stage = str(made.manifest.get("settings", {}).get("stage", "model"))
+    row = report.make_row(1, stage, True, made.folder, model, found.fingerprint, store, origin.reference)
+    return Candidate(row, beside, result, (found.folder / MANIFEST).stat().st_mtime)
+
+
+def _evaluations(store: Store) -> Iterator[Entry]:
     """All complete evaluations that say of what they are."""
     for folder in sorted((store.root / "evaluation").glob("*")):
         found = store.find("evaluation", folder.name) if FINGERPRINT.fullmatch(folder.name) else None

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.models.utils import get_external_mlflow_model_spec
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL, MLFLOW_MODEL_VERSIONS
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -186,9 +186,13 @@ class Lines:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"models:/{logged.model_id}"
+        # A database in this process would look a models:/ address up in whatever MLflow is the global one.
+        source = f"models:/{logged.model_id}" if self.home.mlflow_uri.startswith("http") else logged.artifact_location
         made = self.client.create_model_version(line, source, mlflow_run, tags, model_id=logged.model_id)
-        return self.client.get_model_version(line, str(made.version))
+        number = str(made.version)
+        link = json.dumps([{"name": line, "version": number}])  # the model's page leads to the version
+        self.client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: link})
+        return self.client.get_model_version(line, number)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,7 +38,7 @@ def test_the_best_is_the_best_within_the_limits(stocked: "Shelf") -> None:
     assert found.alike == () and found.smallest is found.winner and found.breaches == {}
     assert (found.winner.run, found.winner.recipe) == ("r1", "mine")
     assert best.choose(stocked.home, best.limits("60MB")).winner.row.name == "middle"
-    within = best.choose(stocked.home, best.limits("60 MB", ["headline=0.7"], ["ratio=0.001"][:0]))
+    within = best.choose(stocked.home, best.limits("60 MB", ["headline=0.7"]))
     assert within.winner.row.name == "middle" and "bytes ≤ 60 MB" in within.breaches[hash_json("large")]
     assert best.choose(stocked.home, best.limits("59MB")).winner.row.name == "small"
 
@@ -68,6 +69,15 @@ def test_a_model_counts_once_and_only_while_its_folder_is_there(stocked: "Shelf"
     assert names(found.ranked).count("large") == 1 and found.winner.run == "r5"
     shutil.rmtree(stocked.store("large"))
     assert best.choose(stocked.home).winner.row.name == "middle"
+
+
+def test_an_origin_that_is_gone_takes_no_result_with_it(shelf: "Shelf", model: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(model, moved)
+    elsewhere = type(shelf)(Home(tmp_path / "other"), moved)
+    elsewhere.run("r1", "mine", ("large", 90 * MB, 0.02))
+    shutil.rmtree(moved)
+    assert best.choose(elsewhere.home).winner.row.name == "large"
 
 
 def test_what_no_report_names_is_a_candidate_too(stocked: "Shelf") -> None:

@@ -1,6 +1,7 @@
 """The champion of a line: the decision, its way into MLflow's registry, and the way back."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +13,12 @@ from attar.errors import BadInput
 from attar.fingerprint import hash_json
 from attar.scores import Scores
 from attar.stamp import stamp
-from pipelines import cli, embedded, tracking
+from pipelines import cli, embedded, journal, tracking
 from pipelines.champion import Champion, Decision, Standing, decide
+from pipelines.execution import Execution
 from pipelines.home import Home
-from pipelines.journal import Journal
+from pipelines.journal import Journal, NullTracker
+from pipelines.plan import make_plan
 from pipelines.process import this_process
 from pipelines.recipe import validate
 
@@ -67,8 +70,6 @@ def standing(name: str, more: float, noise: float = 0.01, size: float = 100.0, *
 def test_only_what_is_better_and_distinguishable_is_crowned(
     policy: Champion, new: Standing, present: Standing | None, crowned: bool, reason: str
 ) -> None:
-    import re
-
     decision = decide(policy, new, present)
     assert decision.crowned is crowned and re.search(reason, decision.reason), decision
 
@@ -114,6 +115,20 @@ def finish(shelf: "Shelf", run: str, name: str, more: float, document: dict[str,
     written.close()
     told = folder / "champion.txt"
     return told.read_text().strip() if told.is_file() else ""
+
+
+@pytest.mark.parametrize(("end", "count"), [("finished", 1), ("failed", 0)])
+def test_a_finished_run_puts_its_last_model_up(shelf: "Shelf", document: dict[str, Any], end: str, count: int) -> None:
+    rows = shelf.run("r1", "mine", ("first", 1000, 0.2), ("second", 900, 0.3))
+    recipe = validate(document | {"champion": {"line": "mine"}})
+    folder = shelf.home.runs / "r1"
+    execution = Execution(make_plan(recipe, shelf.home, complete=False), "r1", Journal(folder, NullTracker()))
+    execution.rows += rows
+    execution.finish(end)
+    records = journal.read(folder)
+    put_up = [record for record in records if record["kind"] == "champion"]
+    assert [record["row"]["name"] for record in put_up] == ["second"] * count
+    assert records[-1]["kind"] == "end-run"
 
 
 def lines(home: Home) -> "Lines":
