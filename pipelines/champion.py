@@ -32,7 +32,10 @@ class Champion(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    line: Annotated[str, Field(pattern=LINE, description="letters, digits, dot, dash and underscore; in MLflow")]
+    line: Annotated[
+        Annotated[str, Field(pattern=LINE)] | None,
+        Field(description="a registered model in MLflow, new or not; left out: the final model is not registered"),
+    ] = None
     measure: Annotated[
         Literal["headline", "kl", "agreement", "bits_per_byte", "bytes"],
         Field(description="what it must be better in, distinguishably; of bytes: and not worse in headline"),

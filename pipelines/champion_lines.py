@@ -81,7 +81,7 @@ class Lines:
         Returns:
             What came of it, as a sentence.
         """
-        line = policy.line
+        line = str(policy.line)
         with self.home.store.lock(f"champion-{line}"):
             there = self._found(line, known=False)
             names = {"fingerprint": str(row["fingerprint"]), "evaluation": str(row["evaluation"])}

@@ -211,7 +211,7 @@ class Execution:
         if manifest is not None and manifest.is_file():
             files.append(manifest)
         policy = self.plan.recipe.champion
-        if policy is not None and status == "finished" and made.final.step:
+        if policy.line is not None and status == "finished" and made.final.step:
             self.journal.write("champion", run=self.run, policy=policy.model_dump(), row=asdict(made.final))
         self.journal.write("end-run", status=status, text=text, files=[str(path) for path in files])
         return made.as_json()

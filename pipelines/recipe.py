@@ -1,7 +1,7 @@
 """The recipe: what is compressed, by which stages in which order, on what data, measured how."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -63,8 +63,8 @@ class Recipe(_Part):
         ),
     ] = 1800
     champion: Annotated[
-        Champion | None, Field(description="where MLflow registers the final model, and when it is the champion there")
-    ] = None
+        Champion, Field(description="where MLflow registers the final model, and when it is the champion there")
+    ] = Champion()
     track: Annotated[Track, Field(description="what MLflow is told")] = Track()
 
     def chain(self) -> tuple[Link, ...]:
@@ -137,8 +137,8 @@ def _sentence(error: ValidationError) -> str:
         model: type[BaseModel] = Recipe
         for part in first["loc"][:-1]:
             annotation = model.model_fields[str(part)].annotation
-            kinds = (annotation, *get_args(annotation))  # such as a model or None
-            model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                model = annotation
         return f"there is no key {where!r}; {nearest(str(first['loc'][-1]), model.model_fields)}"
     if first["type"] == "missing":
         return f"the key {where!r} is missing"

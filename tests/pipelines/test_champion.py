@@ -104,7 +104,6 @@ def finish(shelf: "Shelf", run: str, name: str, more: float, document: dict[str,
     row = shelf.run(run, "mine", (name, 1000, more))[-1]
     recipe = validate(document | {"champion": {"line": "mine", **policy}})
     folder = shelf.home.runs / run
-    assert recipe.champion is not None
     written = Journal(folder, tracking.open_tracker(recipe, shelf.home, folder, True))
     written.write(
         "run", run=run, name="mine", recipe=recipe.model_dump(mode="json"), plan=[], machine={"device": "cpu"},
