@@ -68,7 +68,7 @@ def limits(max_bytes: str | None, least: Sequence[str] = (), most: Sequence[str]
     """Limits as the command line writes them: ``60MB``, ``headline=0.9``, ``decode=1.5×``, ``kl=0.3``."""
     given = [("--max-bytes", "max", f"bytes={max_bytes}")] if max_bytes is not None else []
     given += [("--min", "min", text) for text in least] + [("--max", "max", text) for text in most]
-    found = []
+    found: list[Gate] = []
     for option, side, text in given:
         name, equals, value = text.partition("=")
         if not equals or not value.strip():

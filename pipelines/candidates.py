@@ -120,7 +120,8 @@ class _Origin:
         cls, store: Store, entries: list[Entry], told: dict[str, _Told], folders: dict[str, Path]
     ) -> "_Origin | None":
         rows: dict[str, Row] = {}
-        reference, name = None, ""
+        reference: Reference | None = None
+        name = ""
         for found, result in entries:
             model = found.inputs["model"]
             if model != found.inputs["origin"]:
