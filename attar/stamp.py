@@ -58,6 +58,12 @@ def comparable(a: Mapping[str, Any], b: Mapping[str, Any], measure: str) -> str 
     return None
 
 
+def group(result: Mapping[str, Any], measure: str) -> str | None:
+    """What results comparable in a measure have in common, as one hash; None of a result without a stamp."""
+    told = result.get(KEY)
+    return hash_json({part: told.get(part) for part in PARTS[measure]}) if told else None
+
+
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {entry}" for name, entry in value.items())

@@ -5,6 +5,7 @@ whole items are drawn and flipped, never tokens, and both models' scores of an i
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 from statistics import NormalDist
@@ -120,6 +121,16 @@ def sign_flip(differences: Floats, generator: np.random.Generator) -> float:
         signs = 1 - 2 * generator.integers(0, 2, (rows, n), dtype=np.int8)
         extreme += int((np.abs(signs @ differences) >= least).sum())
     return (1 + extreme) / (1 + RESAMPLES)
+
+
+def holm(p_values: Sequence[float]) -> list[bool]:
+    """Which of several tests hold at :data:`LEVEL` for all of them together (Holm 1979, Scand. J. Statist. 6:65-70)."""
+    held = [False] * len(p_values)
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[index] >= LEVEL / (len(p_values) - rank):
+            break
+        held[index] = True
+    return held
 
 
 def _paired(result: Scores, origin: Scores) -> tuple[Floats, Floats]:

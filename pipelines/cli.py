@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attar.errors import AttarError, GateFailed
-from pipelines import cli_search, cli_services
+from pipelines import cli_choice, cli_search, cli_services
 from pipelines.cli_options import AsJson, HomeFolder, Overrides, RecipeFile
 
 if TYPE_CHECKING:
@@ -359,9 +359,12 @@ def _end(home: "Home", folder: Path, tracked: bool) -> None:
         ("models", lambda: str(folder / "models")),
     ]
     if tracked:
+        from pipelines.champion import CHAMPION
         from pipelines.mlflow_link import open_command
 
         lines.append(("MLflow", lambda: open_command(home, folder)))
+        if (decided := folder / CHAMPION).is_file():
+            lines.append(("line", lambda: decided.read_text().strip()))
     for name, text in lines:
         if (found := text()) is not None:
             console.print(f"[bold]{name:<7}[/bold]", end=" ")
@@ -385,6 +388,7 @@ def _print_json(value: Any) -> None:
 
 
 cli_search.add(app)
+cli_choice.add(app)
 cli_services.add(app)
 
 if __name__ == "__main__":

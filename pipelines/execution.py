@@ -210,6 +210,9 @@ class Execution:
         manifest = Path(made.final.folder) / "manifest.json" if self.rows else None
         if manifest is not None and manifest.is_file():
             files.append(manifest)
+        policy = self.plan.recipe.champion
+        if policy.line is not None and status == "finished" and made.final.step:
+            self.journal.write("champion", run=self.run, policy=policy.model_dump(), row=asdict(made.final))
         self.journal.write("end-run", status=status, text=text, files=[str(path) for path in files])
         return made.as_json()
 

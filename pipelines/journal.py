@@ -11,6 +11,7 @@ Records are JSON objects with ``kind`` and ``time``:
     measured  step, row                                       a line of the report
     probe     step, gate, value, kept, text, needs            a value that a gate tries
     gate      step, decision, again, needs                    what a gate came to; from step ``again`` on all runs anew
+    champion  run, policy, row                                the final model is up for the champion of a line
     warning   step, text
     waiting   step, text                                      for whom a child waits; empty when it works again
     end-step  step, status                                    finished, failed or cancelled

@@ -31,16 +31,16 @@ def pins(home: Home) -> Pins:
 
     try:
         client = MlflowClient(tracking_uri=home.mlflow_uri)
-        versions = list(_versions(client))
+        found = list(versions(client))
         for run, parent in tracked.items():
             if _tags(client, parent) is None:
                 raise _elsewhere(home, run)
-        told = [texts for version in versions for texts in _told(client, version)]
+        told = [texts for version in found for texts in _told(client, version)]
     except BadInput:
         raise
     except Exception as error:  # a server that is down, a wrong password, a database of another version
         raise StageFailed(
-            f"MLflow at {_shown(home)} cannot be asked which models are registered ({first_line(error)}), so nothing "
+            f"MLflow at {shown(home)} cannot be asked which models are registered ({first_line(error)}), so nothing "
             "is deleted; try again when it can"
         ) from None
     ids = {str(tags["attar.run"]) for tags in told if isinstance(tags, dict) and "attar.run" in tags}
@@ -58,10 +58,11 @@ def _tracked(home: Home) -> dict[str, str]:
     return found
 
 
-def _versions(client: Any) -> Iterator[Any]:
+def versions(client: Any, asked: str | None = None) -> Iterator[Any]:
+    """Versions of all registered models, or of those that a filter such as ``name='line'`` names."""
     token = None
     while True:
-        page = client.search_model_versions(page_token=token)
+        page = client.search_model_versions(asked, page_token=token)
         yield from page
         token = page.token
         if not token:
@@ -98,11 +99,12 @@ def _tags(client: Any, run: str) -> dict[str, str] | None:
 
 def _elsewhere(home: Home, run: str) -> BadInput:
     return BadInput(
-        f"the run {run} was tracked by an MLflow that is not {_shown(home)}, and its registered models are not known "
+        f"the run {run} was tracked by an MLflow that is not {shown(home)}, and its registered models are not known "
         "here, so nothing is deleted; set MLFLOW_TRACKING_URI as it was then (or, if the run was deleted from MLflow "
         f"for good, remove {home.runs / run / RUNS})"
     )
 
 
-def _shown(home: Home) -> str:
+def shown(home: Home) -> str:
+    """Which MLflow it is, for a sentence."""
     return re.sub(r"//[^/@]*@", "//", home.mlflow_uri)  # no user and no password

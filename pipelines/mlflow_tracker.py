@@ -19,6 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 from attar.errors import first_line
 from pipelines import journal
 from pipelines.chain import spelled
+from pipelines.champion import CHAMPION, Champion
 from pipelines.home import Home
 from pipelines.journal import Record
 from pipelines.mlflow_words import flatten, key_of, refuses
@@ -69,6 +70,7 @@ class MlflowTracker:
 
     def __init__(self, home: Home, folder: Path, experiment: str, weights: str) -> None:
         self.client, self.experiment = connect(home, experiment)
+        self.home = home
         self.folder = folder
         self.weights = weights
         try:
@@ -162,6 +164,15 @@ class MlflowTracker:
                 self.client.log_batch(self.runs[key], tags=[RunTag(tag, value) for tag, value in changed.items()])
                 del self.runs[key]
         self._keep()
+
+    def _champion(self, record: Record) -> None:
+        """Register the final model; what it came to is for the run's folder, too, since nobody else knows."""
+        from pipelines.champion_lines import Lines
+
+        policy, run = Champion.model_validate(record["policy"]), self.runs["parent"]
+        told = Lines(self.home, self.client).consider(policy, record["row"], record["run"], run, self.experiment)
+        self.client.set_tag(run, "champion", told[:MAX_TAG])
+        (self.folder / CHAMPION).write_text(f"{told}\n")
 
     def _end_step(self, record: Record) -> None:
         if record["step"]:

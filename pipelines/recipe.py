@@ -10,6 +10,7 @@ from attar.errors import BadInput, nearest
 from attar.suite import Suite
 from pipelines import gate_edits, recipe_yaml
 from pipelines.chain import Link, links
+from pipelines.champion import Champion
 from pipelines.gates import Gate
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -61,6 +62,9 @@ class Recipe(_Part):
             description="seconds after which a stage that shows no progress is ended; 0: never. Waiting does not count",
         ),
     ] = 1800
+    champion: Annotated[
+        Champion, Field(description="where MLflow registers the final model, and when it is the champion there")
+    ] = Champion()
     track: Annotated[Track, Field(description="what MLflow is told")] = Track()
 
     def chain(self) -> tuple[Link, ...]:

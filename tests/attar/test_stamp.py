@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from attar.stamp import HASH, KEY, comparable, stamp
+from attar.stamp import HASH, KEY, comparable, group, stamp
 
 PARTS: dict[str, Any] = {
     "suite": 2,
@@ -60,3 +60,9 @@ def test_what_was_never_asked_or_stamped_is_a_sentence() -> None:
     assert "not both of the two were asked 'facts'" in str(comparable(result(), result(), "facts"))
     assert "before results had a stamp" in str(comparable({}, result(), "headline"))
     assert comparable({}, result(), "bytes") is None
+
+
+def test_results_of_one_group_are_comparable_and_no_others() -> None:
+    first = group(result(), "headline")
+    assert first is not None and first == group(result(threads=4), "headline")
+    assert first != group(result(windows=16), "headline") and group({}, "headline") is None

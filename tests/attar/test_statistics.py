@@ -8,7 +8,7 @@ import pytest
 
 from attar.errors import BadInput
 from attar.scores import Scores, of_answers
-from attar.statistics import above_chance, difference, mean_interval, perplexity_retained, sign_flip
+from attar.statistics import above_chance, difference, holm, mean_interval, perplexity_retained, sign_flip
 
 GENERATOR = np.random.default_rng
 
@@ -133,3 +133,11 @@ def test_the_interval_of_a_mean_holds_it() -> None:
     scores = text(GENERATOR(8).normal(log(20), 0.3, 50))
     low, high = mean_interval(scores)
     assert low < scores.mean < high and high - low < 0.4
+
+
+def test_several_tests_together_err_no_more_often_than_one() -> None:
+    assert holm([0.01, 0.04, 0.03]) == [True, False, False]  # 0.03 is not under 0.05 ÷ 2, and 0.04 comes after it
+    assert holm([0.01, 0.04, 0.02]) == [True, True, True]
+    assert holm([0.05]) == [False] and holm([]) == []
+    rng = GENERATOR(7)
+    assert sum(any(holm(row.tolist())) for row in rng.random((1000, 20))) < 70

@@ -2,17 +2,26 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from math import exp
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from attar import scores
+from attar.fingerprint import hash_json
+from attar.scores import Scores
+from attar.stamp import stamp
 from attar.tiny import tiny_model
-from pipelines import journal
+from pipelines import journal, report
+from pipelines.home import Home
+from pipelines.report import Reference, Report, Row
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +107,77 @@ def attar(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Attar:
 def finished(attar: Attar) -> dict[str, Any]:
     """The report of an undisturbed run of the smoke recipe, tracked in MLflow."""
     return attar("run")
+
+
+class Shelf:
+    """A home with an origin, and models of which only the measurements are real: losses a document, as scores."""
+
+    BASE = tuple(2.0 + 0.1 * i for i in range(12))  # nats on the origin's documents, of ten tokens each
+
+    def __init__(self, home: Home, model: Path) -> None:
+        self.home = home
+        self.model = model
+        self.origin = hash_json("origin")
+
+    def losses(self, more: float, noise: float = 0.01) -> tuple[float, ...]:
+        """The origin's losses and so much more, unevenly."""
+        return tuple(loss + more + noise * (i % 3 - 1) for i, loss in enumerate(self.BASE))
+
+    def run(self, run: str, recipe: str, *models: tuple[str, int, float], **stamped: Any) -> list[Row]:
+        """A finished run with models of these names, bytes and further losses; the rows of its report."""
+        rows = [self._row(0, "origin", self.model, self.origin, self.BASE, stamped)]
+        for step, (name, size, more) in enumerate(models, start=1):
+            folder = self.store(name)
+            losses = self.losses(more) if name != "noisy" else self.losses(more, 0.3)
+            rows.append(replace(self._row(step, name, folder, hash_json(name), losses, stamped), bytes=size))
+        folder = self.home.runs / run
+        folder.mkdir(parents=True)
+        report.save(Report(run, recipe, tuple(rows)), folder)
+        (folder / "recipe.yaml").write_text(f"name: {recipe}\nmodel: some/origin\n")
+        (folder / "journal.jsonl").touch()
+        at = int("".join(filter(str.isdigit, run)))
+        os.utime(folder / "journal.jsonl", (at, at))
+        return rows
+
+    def store(self, name: str) -> Path:
+        """The folder of a model in the store."""
+        store, fingerprint = self.home.store, hash_json(name)
+        if store.find("model", fingerprint) is None:
+            shutil.copytree(self.model, store.draft("model", fingerprint), dirs_exist_ok=True)
+            draft = store.root / "tmp" / f"model-{fingerprint}"
+            store.commit("model", fingerprint, draft, {"inputs": {}, "settings": {"stage": name}})
+        return store.folder("model", fingerprint)
+
+    def measure(self, model: str, losses: tuple[float, ...], **stamped: Any) -> str:
+        """An evaluation in the store; its fingerprint."""
+        evaluation = hash_json(["evaluation", model, stamped])
+        parts = {"suite": 2, "origin": self.origin, "windows": 4, "length": 64, "dtype": "float32", "tokenizer": "t"}
+        perplexity = exp(sum(losses) / len(losses))
+        both = {"perplexity": perplexity, "kl": 0.1, "agreement": 0.5, "calibration_error": 0.1}
+        result = {
+            **{name: {"held-out": value, "other": value} for name, value in both.items()},
+            "prefill_tokens_per_second": None,
+            "decode_tokens_per_second": None,
+            "stamp": stamp(**parts | stamped),
+        }
+        draft = self.home.store.draft("evaluation", evaluation)
+        (draft / "result.json").write_text(json.dumps(result))
+        ids = tuple(f"d{i}" for i in range(len(losses)))
+        scored = {"loss/other": Scores(ids, tuple(10 * loss for loss in losses), (10,) * len(ids))}
+        scores.save(scored, draft)
+        manifest = {"inputs": {"model": model, "origin": self.origin}}
+        self.home.store.commit("evaluation", evaluation, draft, manifest)
+        return evaluation
+
+    def _row(
+        self, step: int, name: str, folder: Path, model: str, losses: tuple[float, ...], stamped: dict[str, Any]
+    ) -> Row:
+        evaluation = self.measure(model, losses, **stamped)
+        reference = hash_json(["evaluation", self.origin, stamped])
+        origin = Reference.read(self.model, reference, self.home.store)
+        return report.make_row(step, name, False, folder, model, evaluation, self.home.store, origin)
+
+
+@pytest.fixture
+def shelf(home: Path, model: Path) -> Shelf:
+    return Shelf(Home(home), model)

@@ -1,0 +1,206 @@
+"""Which model to ship: the best within limits, what cannot be told apart from it, and what no other beats."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attar import scores
+from attar.errors import BadInput
+from attar.stamp import comparable
+from attar.store import Store
+from pipelines import candidates, gates, gating
+from pipelines.candidates import Candidate, Group
+from pipelines.front import front
+from pipelines.gates import MEASURES, Figure, Gate
+from pipelines.home import Home
+from pipelines.report import COLUMNS
+
+SCORED = "loss/other"  # what retained quality is made of
+SHOWN = ("size", "retained\nquality", "KL\nnats", "decode\ntok/s")  # of the report's columns
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What may be said of the candidates of one group."""
+
+    group: Group
+    ranked: tuple[Candidate, ...]  # all of them, the best first
+    breaches: dict[str, str]  # fingerprint → which limits it does not keep
+    winner: Candidate
+    alike: tuple[Candidate, ...]  # within the limits, and not distinguishable from the winner
+    smallest: Candidate  # of the winner and these
+    front: tuple[Candidate, ...]  # of all
+    others: tuple[Group, ...] = ()  # which are not comparable with these
+
+    def as_json(self) -> dict[str, Any]:
+        on_front = {one.row.fingerprint for one in self.front}
+        entries = [
+            {
+                "recipe": one.recipe,
+                "run": one.run,
+                "fits": one.row.fingerprint not in self.breaches,
+                "why_not": self.breaches.get(one.row.fingerprint),
+                "front": one.row.fingerprint in on_front,
+                **asdict(one.row),
+            }
+            for one in self.ranked
+        ]
+        return {
+            "group": self.group.label,
+            "winner": self.winner.row.fingerprint,
+            "not_distinguishable": [one.row.fingerprint for one in self.alike],
+            "smallest": self.smallest.row.fingerprint,
+            "front": [one.row.fingerprint for one in self.front],
+            "candidates": entries,
+            "not_comparable": [
+                {"group": other.label, "models": len(other.candidates), "recipes": sorted(other.recipes)}
+                for other in self.others
+            ],
+        }
+
+
+def limits(max_bytes: str | None, least: Sequence[str] = (), most: Sequence[str] = ()) -> tuple[Gate, ...]:
+    """Limits as the command line writes them: ``60MB``, ``headline=0.9``, ``decode=1.5×``, ``kl=0.3``."""
+    given = [("--max-bytes", "max", f"bytes={max_bytes}")] if max_bytes is not None else []
+    given += [("--min", "min", text) for text in least] + [("--max", "max", text) for text in most]
+    found: list[Gate] = []
+    for option, side, text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not value.strip():
+            raise BadInput(f"{option} {text!r} is not of the form MEASURE=LIMIT, such as {side} headline=0.9 or kl=0.3")
+        try:
+            found += gates.parse([{"measure": name.strip(), side: value.strip()}])
+        except BadInput as error:
+            raise BadInput(f"{option} {text}: {str(error).removeprefix('gates.0: ')}") from None
+    return tuple(found)
+
+
+def choose(home: Home, asked: Sequence[Gate] = (), recipe: str | None = None) -> Choice:
+    """The best of what was ever measured in a home.
+
+    The winner keeps every limit and has the highest retained quality, the smaller one of equals. It is compared with
+    all others within the limits in pairs over documents; together they err no more often than one test may (Holm).
+
+    Raises:
+        BadInput: nothing was measured, or no model keeps the limits.
+    """
+    groups = candidates.read(home)
+    group = candidates.of_recipe(groups, recipe)
+    ranked = sorted(group.candidates, key=lambda one: (-one.retained, one.bytes))
+    judged = {one.row.fingerprint: _breached(one, group, asked, home.store) for one in ranked}
+    breaches = {name: "; ".join(texts) for name, texts in judged.items() if texts}
+    fitting = [one for one in ranked if one.row.fingerprint not in breaches]
+    if not fitting:
+        nearest = min(ranked, key=lambda one: _distance(one, asked, home.store))
+        rules = ", ".join(gate.rule for gate in asked)
+        raise BadInput(
+            f"none of the {len(ranked)} models made of {group.label} keeps {rules}; the nearest is {nearest.label}: "
+            f"{breaches[nearest.row.fingerprint]}; its folder is {nearest.row.folder}"
+        )
+    winner, *rest = fitting
+    alike = _alike(winner, rest, home.store)
+    smallest = min((winner, *alike), key=lambda one: one.bytes)
+    others = tuple(other for other in groups if other is not group)
+    return Choice(group, tuple(ranked), breaches, winner, alike, smallest, tuple(front(ranked)), others)
+
+
+def show(console: Console, choice: Choice) -> None:
+    """All candidates, the best first; then what to take. Where they came from stands beside or, if narrow, below."""
+    wide = console if console.is_terminal else Console(file=console.file, width=240)
+    table = _table(choice, beside=True)
+    needed = wide.measure(table, options=wide.options.update(width=1000)).maximum
+    wide.print(table if needed <= wide.width else _table(choice, beside=False))
+    for line in _sentences(choice):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _table(choice: Choice, beside: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=choice.group.label, title_justify="left")
+    texts = dict(COLUMNS)
+    for heading in ("", "model", *SHOWN, *(("recipe", "run", "fingerprint") if beside else ())):
+        table.add_column(heading, justify="right" if heading in SHOWN else "left", no_wrap=True)
+    on_front = {one.row.fingerprint for one in choice.front}
+    alike = {one.row.fingerprint for one in choice.alike}
+    for one in choice.ranked:
+        name = one.row.fingerprint
+        mark = ("★" if name in on_front else "") + ("≈" if name in alike else "")
+        style = "bold" if one is choice.winner else "dim" if name in choice.breaches else ""
+        source = [one.recipe or "–", one.run or "–", name]
+        model = Text(one.row.name if beside else "\n".join([one.row.name, *filter(None, (one.run, name))]))
+        table.add_row(mark, model, *(texts[heading](one.row) for heading in SHOWN), *source[: 3 * beside], style=style)
+    return table
+
+
+def _sentences(choice: Choice) -> list[str]:
+    winner, smallest = choice.winner, choice.smallest
+    within = f", within the limits ({len(choice.breaches)} are not)" if choice.breaches else ""
+    told = [f"best{within}: {winner.label}, in {winner.row.folder}"]
+    if choice.alike:
+        names = ", ".join(one.label for one in choice.alike)
+        told.append(f"≈ not distinguishable from it (paired over documents, Holm's correction): {names}")
+        same = "it is the smallest of them itself" if smallest is winner else f"the smallest is {smallest.label}"
+        told.append(f"{same}: {smallest.bytes / 1e6:.1f} MB, in {smallest.row.folder}")
+    told.append("★ no other is smaller and better; a model's folder is store/model/FINGERPRINT in the home")
+    if choice.others:
+        other = choice.others[0]
+        known = sorted({name for found in choice.others for name in found.recipes})
+        count = sum(len(found.candidates) for found in choice.others)
+        chosen = f"; --recipe chooses: {', '.join(known[:8])}" if known else ""
+        told.append(f"not ranked with these: {count} measured otherwise, such as those of {other.label}{chosen}")
+    return told
+
+
+def _breached(one: Candidate, group: Group, asked: Sequence[Gate], store: Store) -> list[str]:
+    """Sentences about the limits that a candidate does not keep."""
+    told = []
+    for gate in asked:
+        newest = group.candidates[0].result
+        if MEASURES[gate.measure].timed and (why := comparable(newest, one.result, gate.measure)):
+            told.append(why)
+            continue
+        judged = gates.judge(gate, _figure(one, gate, store))
+        if not judged.kept:
+            told.append(judged.text)
+    return told
+
+
+def _distance(one: Candidate, asked: Sequence[Gate], store: Store) -> float:
+    """How far a candidate is from keeping the limits: the shares of them that it lacks, summed."""
+    total = 0.0
+    for gate in asked:
+        figure, higher = _figure(one, gate, store), MEASURES[gate.measure].higher
+        bar, relative = gates.limit(gate)
+        end = figure.low if higher else figure.high
+        value = figure.value if end is None or gate.bound == "value" else end
+        if value is None or (relative and not figure.origin):
+            return float("inf")
+        bar *= figure.origin or 1.0 if relative else 1.0
+        lacking = bar - value if higher else value - bar
+        total += max(0.0, lacking) / (abs(bar) or 1.0)
+    return total
+
+
+def _figure(one: Candidate, gate: Gate, store: Store) -> Figure:
+    return gating.figure(gate.measure, one.row, one.origin, store)
+
+
+def _alike(winner: Candidate, rest: Sequence[Candidate], store: Store) -> tuple[Candidate, ...]:
+    """Those that a paired comparison does not tell apart from the winner, or that have no scores to compare."""
+    from attar import statistics  # numpy, which the command line does without until there is something to compare
+
+    def scored(one: Candidate) -> scores.Scores | None:
+        return scores.load(store.folder("evaluation", one.row.evaluation)).get(SCORED)
+
+    best, others = scored(winner), [scored(one) for one in rest]
+    found = [statistics.difference(other, best) if other and best else None for other in others]
+    held = statistics.holm([1.0 if pair is None else pair.p for pair in found])
+    return tuple(
+        one
+        for one, pair, told in zip(rest, found, held, strict=True)
+        if pair is None or not told or pair.verdict == "not distinguishable"
+    )

@@ -1,0 +1,88 @@
+"""The commands that choose among what was made: ``attar best`` and ``attar champion``."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from pipelines.cli_options import AsJson, HomeFolder
+
+
+def add(app: typer.Typer) -> None:
+    """Make them commands of the command line."""
+    app.command()(best)
+    app.command()(champion)
+
+
+def best(
+    max_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="size of all files that a runtime needs, such as 60MB")
+    ] = None,
+    least: Annotated[
+        list[str] | None,
+        typer.Option("--min", metavar="MEASURE=LIMIT", help="such as headline=0.9, agreement=80%, decode=1.5×"),
+    ] = None,
+    most: Annotated[
+        list[str] | None, typer.Option("--max", metavar="MEASURE=LIMIT", help="such as kl=0.3, parameters=100M")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="rank what is comparable with this recipe's [default: the newest]"),
+    ] = None,
+    home: HomeFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which model to ship, of all that were ever measured in this home; limits count at the interval's end."""
+    from rich.console import Console
+
+    from pipelines import best as choosing
+    from pipelines.home import Home
+
+    asked = choosing.limits(max_bytes, least or (), most or ())
+    found = choosing.choose(Home.open(home), asked, recipe)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=1))
+    else:
+        choosing.show(Console(), found)
+
+
+def champion(
+    line: Annotated[str | None, typer.Argument(metavar="[LINE]", help="a model line [default: list them]")] = None,
+    rollback: Annotated[bool, typer.Option("--rollback", help="the champion before is champion again")] = False,
+    to: Annotated[
+        int | None, typer.Option(min=1, metavar="VERSION", help="make this version the champion, whatever was measured")
+    ] = None,
+    home: HomeFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a line of registered models and its champion, or change who that is. Recipes say: champion: {line: NAME}."""
+    from rich.console import Console
+
+    from attar.errors import BadInput
+    from pipelines.embedded import configure
+    from pipelines.home import Home
+
+    if line is None and (rollback or to is not None):
+        raise BadInput("name the line whose champion is to change: attar champion LINE --rollback")
+    if rollback and to is not None:
+        raise BadInput("--rollback and --to say two different things; give one of them")
+    place = Home.open(home)
+    configure(place)
+    from pipelines import champion_lines
+
+    lines = champion_lines.Lines.open(place)
+    told = ""
+    if line is not None and rollback:
+        told = lines.roll_back(line)
+    elif line is not None and to is not None:
+        told = lines.crown(line, str(to))
+    names = lines.names() if line is None else [line]
+    found = {name: lines.versions(name) for name in names}
+    if as_json:
+        typer.echo(json.dumps({name: [vars(one) for one in ones] for name, ones in found.items()}, indent=1))
+        return
+    console = Console()
+    if told:
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
+    for name, ones in found.items():
+        champion_lines.show(console, name, ones)

@@ -1,0 +1,144 @@
+"""Which model to ship: limits, what cannot be told apart, and that only comparable results are ranked."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+
+from attar.errors import BadInput
+from attar.fingerprint import hash_json
+from pipelines import best, cli
+from pipelines.home import Home
+
+if TYPE_CHECKING:
+    from tests.pipelines.conftest import Shelf
+
+MB = 1_000_000
+
+
+def names(found: Any) -> list[str]:
+    return [one.row.name for one in found]
+
+
+@pytest.fixture
+def stocked(shelf: "Shelf") -> "Shelf":
+    """Three sizes of one recipe, and a small bad one."""
+    shelf.run("r1", "mine", ("large", 90 * MB, 0.02), ("middle", 60 * MB, 0.1), ("bad", 70 * MB, 0.4))
+    shelf.run("r2", "yours", ("small", 40 * MB, 0.2))
+    return shelf
+
+
+def test_the_best_is_the_best_within_the_limits(stocked: "Shelf") -> None:
+    found = best.choose(stocked.home)
+    assert names(found.ranked) == ["large", "middle", "small", "bad"] and found.winner is found.ranked[0]
+    assert names(found.front) == ["small", "middle", "large"]
+    assert found.alike == () and found.smallest is found.winner and found.breaches == {}
+    assert (found.winner.run, found.winner.recipe) == ("r1", "mine")
+    assert best.choose(stocked.home, best.limits("60MB")).winner.row.name == "middle"
+    within = best.choose(stocked.home, best.limits("60 MB", ["headline=0.7"]))
+    assert within.winner.row.name == "middle" and "bytes ≤ 60 MB" in within.breaches[hash_json("large")]
+    assert best.choose(stocked.home, best.limits("59MB")).winner.row.name == "small"
+
+
+def test_what_cannot_be_told_apart_is_named_and_the_smallest_pointed_out(stocked: "Shelf") -> None:
+    stocked.run("r3", "noise", ("noisy", 30 * MB, 0.03))
+    found = best.choose(stocked.home)
+    assert (found.winner.row.name, names(found.alike), found.smallest.row.name) == ("large", ["noisy"], "noisy")
+    console = Console(record=True, width=300)
+    best.show(console, found)
+    text = console.export_text()
+    assert "the smallest is noisy of run r3: 30.0 MB" in text and str(stocked.store("noisy")) in text
+
+
+def test_only_what_is_comparable_is_ranked_together(stocked: "Shelf") -> None:
+    stocked.run("r4", "longer", ("other", 10 * MB, 0.01), windows=8)
+    newest = best.choose(stocked.home)
+    assert names(newest.ranked) == ["other"] and [len(group.candidates) for group in newest.others] == [4]
+    asked = best.choose(stocked.home, recipe="yours")
+    assert asked.winner.row.name == "large" and newest.group.label == "some/origin (8 windows of 64 tokens, float32)"
+    with pytest.raises(BadInput, match=r"--recipe 'longr': .* did you mean 'longer'"):
+        best.choose(stocked.home, recipe="longr")
+
+
+def test_a_model_counts_once_and_only_while_its_folder_is_there(stocked: "Shelf") -> None:
+    stocked.run("r5", "again", ("large", 90 * MB, 0.02))
+    found = best.choose(stocked.home)
+    assert names(found.ranked).count("large") == 1 and found.winner.run == "r5"
+    shutil.rmtree(stocked.store("large"))
+    assert best.choose(stocked.home).winner.row.name == "middle"
+
+
+def test_an_origin_that_is_gone_takes_no_result_with_it(shelf: "Shelf", model: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(model, moved)
+    elsewhere = type(shelf)(Home(tmp_path / "other"), moved)
+    elsewhere.run("r1", "mine", ("large", 90 * MB, 0.02))
+    shutil.rmtree(moved)
+    assert best.choose(elsewhere.home).winner.row.name == "large"
+
+
+def test_what_no_report_names_is_a_candidate_too(stocked: "Shelf") -> None:
+    stocked.store("probe")
+    stocked.measure(hash_json("probe"), stocked.losses(0.01))
+    found = best.choose(stocked.home)
+    assert (found.winner.row.name, found.winner.run) == ("probe", "")
+    assert found.winner.row.retained < 1 and found.winner.row.verdict == "worse"
+
+
+def test_when_nothing_fits_the_nearest_is_named(stocked: "Shelf") -> None:
+    with pytest.raises(BadInput) as error:
+        best.choose(stocked.home, best.limits("55MB", ["headline=0.9"]))
+    text = str(error.value)
+    assert "none of the 4 models" in text and "the nearest is middle of run r1: " in text
+    assert "bytes ≤ 55MB is not kept" in text and str(stocked.store("middle")) in text
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ((None, ["headlin=0.9"], []), "--min headlin=0.9: there is no measure 'headlin'; did you mean 'headline'"),
+        ((None, ["kl=0.1"], []), "--min kl=0.1: kl is the better the lower it is; write max"),
+        ((None, ["headline"], []), "--min 'headline' is not of the form MEASURE=LIMIT"),
+        ((None, ["headline=90"], []), "--min headline=90: headline .* write 0.9 or 90 %"),
+        (("60 apples", [], []), "--max-bytes bytes=60 apples: .* is no limit of bytes; possible: .* MB"),
+    ],
+)
+def test_limits_that_mean_nothing_are_sentences(given: tuple[Any, list[str], list[str]], sentence: str) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        best.limits(*given)
+
+
+def test_a_speed_that_was_not_measured_keeps_no_limit(stocked: "Shelf") -> None:
+    with pytest.raises(BadInput, match="decode was not measured"):
+        best.choose(stocked.home, best.limits(None, ["decode=10"]))
+
+
+def test_an_empty_home_says_what_to_do(shelf: "Shelf") -> None:
+    with pytest.raises(BadInput, match="make one with: attar run RECIPE"):
+        best.choose(shelf.home)
+
+
+def test_the_command_prints_the_choice(stocked: "Shelf", capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["best", "--max-bytes", "60MB", "--json", "--home", str(stocked.home.root)])
+    printed = json.loads(capsys.readouterr().out)
+    assert end.value.code == 0 and printed["winner"] == hash_json("middle")
+    assert [(one["name"], one["fits"], one["front"]) for one in printed["candidates"]] == [
+        ("large", False, True),
+        ("middle", True, True),
+        ("small", True, True),
+        ("bad", False, False),
+    ]
+    with pytest.raises(SystemExit) as end:
+        cli.main(["best", "--max-bytes", "1MB", "--home", str(stocked.home.root)])
+    assert end.value.code == 2 and "the nearest is small of run r2" in capsys.readouterr().err
+
+
+def test_homes_are_folders_like_any_other(shelf: "Shelf") -> None:
+    """A stray file among the evaluations is nobody's business."""
+    shelf.run("r1", "mine", ("large", MB, 0.02))
+    (shelf.home.store.root / "evaluation" / "notes.txt").write_text("x")
+    assert best.choose(Home(shelf.home.root)).winner.row.name == "large"
