@@ -13,7 +13,7 @@ from attar.errors import StageFailed
 from attar.scores import Scores
 from attar.stamp import HASH, KEY, comparable
 from attar.store import Store
-from pipelines import journal
+from pipelines import journal, task_figures
 
 HELD_OUT, OTHER = "held-out", "other"
 
@@ -54,6 +54,7 @@ class Row:
     calibration_error: float | None = None
     confidently_wrong: float | None = None
     stamp: str | None = None  # rows of equal stamps may be ranked together, see attar.stamp
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # figures by task, see pipelines.task_figures
 
     @property
     def label(self) -> str:
@@ -123,6 +124,7 @@ def make_row(
     manifest = made.manifest if made else {}
     counts = manifest.get("counts", {})
     perplexity = result["perplexity"]
+    scored = scores.load(store.folder("evaluation", evaluation))
     return Row(
         step=step,
         name=name,
@@ -146,11 +148,12 @@ def make_row(
         pairs=counts.get("pairs"),
         tokens=counts["prompt_tokens"] + counts["answer_tokens"] if counts else None,
         price=counts.get("price"),
-        **_compared(result, scores.load(store.folder("evaluation", evaluation)), origin),
+        **_compared(result, scored, origin),
         bits_per_byte=result.get("bits_per_byte", {}).get(OTHER),
         calibration_error=result.get("calibration_error", {}).get(OTHER),
         confidently_wrong=result.get("confidently_wrong", {}).get(OTHER),
         stamp=result.get(KEY, {}).get(HASH),
+        tasks={} if dataset else task_figures.compared(result, scored, origin.result, origin.scores),
     )
 
 
@@ -226,11 +229,12 @@ def _cached(seconds: float | None) -> str:
 
 
 def markdown(report: Report) -> str:
-    """The table as Markdown."""
+    """The table as Markdown, and below it that of the tasks where there are any."""
     headings = [heading.replace("-\n", "").replace("\n", " ") for heading, _ in COLUMNS]
     lines = [f"| {' | '.join(headings)} |", f"|{'|'.join(['---', *['---:'] * (len(headings) - 1)])}|"]
     lines += [f"| {' | '.join(cells(row))} |" for row in report.rows]
-    return "\n".join(lines) + "\n"
+    tasks = task_figures.markdown(report.rows)
+    return "\n".join(lines) + "\n" + (f"\n{tasks}" if tasks else "")
 
 
 def save(report: Report, folder: Path) -> list[Path]:
@@ -240,8 +244,11 @@ def save(report: Report, folder: Path) -> list[Path]:
     paths[1].write_text(f"# {report.recipe}, run {report.run}\n\n{markdown(report)}")
     with open(paths[2], "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(Row)])
-        writer.writerows([list(asdict(row).values()) for row in report.rows])
+        names = [field.name for field in fields(Row) if field.name != "tasks"]
+        asked, answered = task_figures.flat(report.rows)
+        writer.writerow([*names, *asked])
+        for row, more in zip(report.rows, answered, strict=True):
+            writer.writerow([*(getattr(row, name) for name in names), *more])
     return paths
 
 
