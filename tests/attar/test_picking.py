@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import torch
