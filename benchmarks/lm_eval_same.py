@@ -1,7 +1,8 @@
 """Does lm-eval find the same through Attar as alone? ``python benchmarks/lm_eval_same.py --scratch FOLDER``
 
-Three tasks over local data, with choices, with answers to be written, with loss on text, are asked of a model twice: by a measurement of Attar's, and by ``lm_eval run`` on the model's folder in a process of its own, with the same dtype,
-batch and threads. Every figure of the second must be one of the first, to the last digit.
+Three tasks over local data, with choices, with answers to be written, and with loss on text, are asked of a model
+twice: by a measurement of Attar's, and by ``lm_eval run`` on the model's folder in a process of its own, with the same
+dtype, batch and threads. Every figure of the second must be one of the first, to the last digit.
 """
 
 import argparse
