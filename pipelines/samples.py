@@ -37,7 +37,7 @@ def _answers(path: Path) -> dict[str, str]:
 
 def _fenced(text: str) -> str:
     """As it is, whatever backticks it holds."""
-    fence = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=0) + 3)
+    fence = "`" * max(3, *(len(run) + 1 for run in ["", *re.findall(r"`+", text)]))
     return f"{fence}text\n{text}\n{fence}"
 
 
