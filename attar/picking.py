@@ -7,6 +7,7 @@ accuracy of common evaluation harnesses); the confidence is the share of the pic
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from torch.nn import functional
 from attar.data.windows import load_tokenizer
 from attar.questions import Choosing, Question
 from attar.scores import Scores, of_answers
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,8 @@ class Picked:
     confidence: float
 
 
-def tokenized(tokenizer_file: Path, question: Question) -> tuple[list[int], list[list[int]]]:
+def tokenized(tokenizer: "Tokenizer", question: Question) -> tuple[list[int], list[list[int]]]:
     """Token ids of a question's text and of each of its choices, which follow after a blank."""
-    tokenizer = load_tokenizer(tokenizer_file)
     texts = [question.text, *(f" {choice}" for choice in question.choices)]
     prompt, *choices = [one.ids for one in tokenizer.encode_batch(texts, add_special_tokens=False)]
     return prompt, choices
@@ -35,7 +38,8 @@ def tokenized(tokenizer_file: Path, question: Question) -> tuple[list[int], list
 
 def longest(tokenizer_file: Path, task: Choosing) -> int:
     """Tokens of the longest question with its longest choice."""
-    sizes = (tokenized(tokenizer_file, question) for question in task.questions)
+    tokenizer = load_tokenizer(tokenizer_file)
+    sizes = (tokenized(tokenizer, question) for question in task.questions)
     return max(len(prompt) + max(map(len, choices)) for prompt, choices in sizes)
 
 
@@ -44,9 +48,10 @@ def pick(
     model: nn.Module, tokenizer_file: Path, task: Choosing, progress: Callable[[int], None] = lambda done: None
 ) -> list[Picked]:
     """The choice of a causal language model for every question. ``progress`` hears of each as it is answered."""
+    tokenizer = load_tokenizer(tokenizer_file)
     found = []
     for question in task.questions:
-        scores = _scores(model, *tokenized(tokenizer_file, question), task.per_token)
+        scores = _scores(model, *tokenized(tokenizer, question), task.per_token)
         confidence, choice = scores.softmax(0).max(0)
         found.append(Picked(int(choice), float(confidence)))
         progress(1)

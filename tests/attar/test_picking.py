@@ -68,5 +68,5 @@ def test_who_always_knows_scores_one_and_who_never_does_none(source: Model, mode
 
 def test_the_longest_question_is_told_with_its_longest_choice(source: Model) -> None:
     asked = Choosing("two", (Question("a", "x", ("y", "z"), 0), Question("b", "x y z", ("y", "y y y"), 0)))
-    prompt, choices = tokenized(source.tokenizer_file, asked.questions[1])
+    prompt, choices = tokenized(load_tokenizer(source.tokenizer_file), asked.questions[1])
     assert longest(source.tokenizer_file, asked) == len(prompt) + len(choices[1]) == 11
