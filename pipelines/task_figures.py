@@ -45,7 +45,7 @@ def _beside(
         kept = None if lower else statistics.above_chance(one[1], origin[1], figures.get("chance", 0.0))
     except BadInput as error:
         return {"note": str(error)}
-    told = {"difference": found.value, "difference_low": found.low, "difference_high": found.high}
+    told: dict[str, Any] = {"difference": found.value, "difference_low": found.low, "difference_high": found.high}
     told |= {"verdict": found.verdict, "p_value": found.p, "note": found.note}
     return told | ({"retained": kept.value, "retained_low": kept.low, "retained_high": kept.high} if kept else {})
 
