@@ -77,6 +77,10 @@ def _scores(samples: Sequence[dict[str, Any]], metric: str, filtered: str, value
 
 def _wrapped(model: nn.Module, folder: Path, progress: Callable[[int, int, str], None]) -> Any:
     from lm_eval.models.huggingface import HFLM
+    from transformers import GenerationConfig
+
+    if (folder / "generation_config.json").is_file():  # which lm-eval's own loading obeys, penalties included
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
 
     class Told(HFLM):  # type: ignore[misc]
         """Says how far it is; computes nothing of its own."""
