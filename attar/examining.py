@@ -35,6 +35,9 @@ class Found:
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
     scores: dict[str, Scores] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
+    prompt_format: str | None = (
+        None  # how prompts were put, where answers were written; results compare where it agrees
+    )
 
     def add(self, name: str, scores: Scores, lower_is_better: bool = False, **more: Any) -> None:
         """A measure on items, with its mean and the 95 % interval of that over items."""
@@ -54,9 +57,9 @@ def examine(
     Raises:
         BadInput: a question is longer than the model has positions, or lm-eval does not know a task.
     """
-    found = Found()
     writing = any(isinstance(task, Writing) for task in exam.tasks) or exam.prompts
     chat = Chat(source.folder) if writing else None
+    found = Found(prompt_format=chat.format if chat else None)
     _require_positions(exam, source, chat)
     asked = lm_eval_tasks.load(exam.lm_eval, exam.lm_eval_folder) if exam.lm_eval else None
     for task in exam.tasks:

@@ -129,7 +129,7 @@ def _measure(
         "dtype": spec.machine.dtype,
         "threads": spec.machine.threads,
         "tasks": sat.figures,
-        KEY: _stamp(spec, model_on_disk, _asked(exam, sat, spec.origin.fingerprint)),
+        KEY: _stamp(spec, model_on_disk, sat, _asked(exam, sat, spec.origin.fingerprint)),
     }
     scored = sat.scores | {name: found for t, q in qualities.items() for name, found in _scores(t, q, texts[t]).items()}
     return result, scored, hidden, sat.answers
@@ -144,7 +144,7 @@ def _asked(exam: Exam, sat: Found, origin: str) -> dict[str, str]:
     return {head: contents.get(head) or hash_json(contents) for head in sorted(heads)}
 
 
-def _stamp(spec: MeasureSpec, model: Model, asked: dict[str, str]) -> dict[str, Any]:
+def _stamp(spec: MeasureSpec, model: Model, sat: Found, asked: dict[str, str]) -> dict[str, Any]:
     suite, timed = spec.suite, spec.suite.speed
     return stamp(
         **{name: fingerprint for name, fingerprint in spec.inputs.items() if name.startswith("data.")},
@@ -159,6 +159,7 @@ def _stamp(spec: MeasureSpec, model: Model, asked: dict[str, str]) -> dict[str, 
         processor=machine.describe(spec.machine.device, spec.machine.threads).get("gpu") or machine.cpu_name(),
         prompt=suite.prompt if timed else None,
         new_tokens=suite.new_tokens if timed else None,
+        prompt_format=sat.prompt_format,
         tasks=asked or None,
     )
 

@@ -43,7 +43,7 @@ def test_the_origin_is_like_itself_and_measured_the_same_twice(source: Model, or
     assert origin.figures["generation/overlap"]["value"] == origin.figures["generation/same"]["value"] == 1
     again = sit(source, EXAM, origin.answers, [])
     assert again == origin
-    assert set(origin.answers) == {prompt.key for prompt in PROMPTS}
+    assert set(origin.answers) == {prompt.key for prompt in PROMPTS} and origin.prompt_format == "plain"
 
 
 def test_another_model_answers_the_same_prompts_and_is_less_like(origin: Found, tmp_path: Path) -> None:
