@@ -1,4 +1,4 @@
-"""What is measured after every stage, as settings; the measures themselves are in ``quality`` and ``footprint``."""
+"""What is measured after every stage, as settings; the measures themselves are files of their own."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -6,9 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from attar.fingerprint import environment_versions, hash_json
 
+# What a suite asks goes into a fingerprint by its content (``exam``), not by the paths and counts it comes from.
+ASKED = frozenset({"choices", "facts", "tasks", "generation", "answer_tokens", "lm_eval", "lm_eval_folder"})
+
 
 class Suite(BaseModel):
-    """Fixed windows for quality, fixed prompt for speed: equal for every model that is compared."""
+    """Fixed windows for quality, fixed questions, fixed prompt for speed: equal for every model that is compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     version: ClassVar[int] = 2  # bump when a measure's numbers change
@@ -19,12 +22,49 @@ class Suite(BaseModel):
     prompt: Annotated[int, Field(ge=1, le=131_072, description="prompt length of the speed measure, in tokens")] = 512
     new_tokens: Annotated[int, Field(ge=1, le=4096, description="tokens decoded in the speed measure")] = 64
     repeats: Annotated[int, Field(ge=1, le=100, description="timed runs after one warm-up; the median counts")] = 5
+    choices: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=20_000,
+            multiple_of=2,
+            description="questions which of four functions a docstring of the installed libraries describes, half of "
+            "them among functions of the same module; 0: none",
+        ),
+    ] = 0
+    facts: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=20_000,
+            multiple_of=5,
+            description="questions which of the five libraries has a function, from memory; 0: none",
+        ),
+    ] = 0
+    tasks: Annotated[
+        list[str],
+        Field(
+            description="your own .jsonl files: prompt, choices and answer a line, or prompt and answer alone, "
+            "which the model then writes out"
+        ),
+    ] = []
+    generation: Annotated[
+        int,
+        Field(
+            ge=0, le=10_000, description="prompts about the held-out text whose answers are compared with the origin's"
+        ),
+    ] = 0
+    answer_tokens: Annotated[int, Field(ge=1, le=4096, description="tokens of a written answer at most")] = 64
+    lm_eval: Annotated[
+        list[str], Field(description="tasks of EleutherAI's lm-eval by name; needs: pip install 'attar[lm-eval]'")
+    ] = []
+    lm_eval_folder: Annotated[str, Field(description="folder of lm-eval tasks of your own, in its YAML")] = ""
 
     def fingerprint(self, inputs: dict[str, str], machine: dict[str, Any]) -> str:
         """Name of the evaluation of these inputs (role → fingerprint) on such a machine."""
         return hash_json(
             {
-                "suite": self.model_dump(mode="json"),
+                "suite": self.model_dump(mode="json", exclude=set(ASKED)),
                 "version": self.version,
                 "inputs": inputs,
                 "machine": machine,

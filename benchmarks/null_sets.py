@@ -25,6 +25,7 @@ from attar.checkpoint import weight_files
 from attar.data import DataSettings, open_corpus
 from attar.errors import AttarError, BadInput
 from attar.events import Events
+from attar.exam import set_exam
 from attar.fingerprint import hash_json
 from attar.scores import Scores
 from attar.sources import folder_fingerprint
@@ -79,6 +80,7 @@ def measured(
     corpus = open_corpus(data, home / "store" / "dataset")
     inputs = {"model": model.fingerprint, "origin": origin.fingerprint}
     inputs |= {f"data.{split}": corpus.fingerprint(split) for split in TEXTS}
+    inputs |= set_exam(suite, corpus, home / "store" / "dataset").inputs()
     where = resolve_machine("auto", "auto")
     torch.set_num_threads(where.threads)
     spec = MeasureSpec(

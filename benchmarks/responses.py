@@ -16,9 +16,11 @@ from typing import Any
 import torch
 import yaml
 
-from attar.choices import accuracy, choose, questions
+from attar.choices import questions
 from attar.data import DataSettings, open_corpus
 from attar.model import Model
+from attar.picking import answers, pick
+from attar.questions import Choosing
 from pipelines import recipe_yaml
 
 RECIPE = Path(__file__).parents[1] / "conf" / "responses.yaml"
@@ -53,10 +55,12 @@ def run(recipe: dict[str, Any], home: Path) -> list[dict[str, Any]]:
 def picking(row: dict[str, Any], home: Path, data: DataSettings, count: int) -> tuple[float, int]:
     """Share of right choices of a row's model, and the number of questions."""
     documents = open_corpus(data, home / "store" / "dataset").documents("held-out")
-    asked = questions(documents, count, seed=0)
+    asked = Choosing(
+        "describes", (*questions(documents, "easy", count // 2), *questions(documents, "hard", count // 2))
+    )
     model = Model(Path(row["folder"]))
-    chosen = choose(model.materialize(torch.bfloat16), model.tokenizer_file, asked)
-    return accuracy(chosen, asked), len(asked)
+    picked = pick(model.materialize(torch.bfloat16), model.tokenizer_file, asked)
+    return answers(asked, picked).mean, len(asked.questions)
 
 
 def line(name: str, row: dict[str, Any], picked: tuple[float, int]) -> str:

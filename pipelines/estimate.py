@@ -1,6 +1,7 @@
 """How long and how large: rough figures for plans, from FLOPs and the kind of machine. Measured figures come later."""
 
 from dataclasses import dataclass
+from math import ceil
 
 from attar import machine as hardware
 from attar.facts import ModelFacts
@@ -17,6 +18,8 @@ PER_GPU = {"bfloat16": 150e12, "float32": 20e12}
 START_SECONDS = 8.0  # a child process with torch and transformers
 PROCESS_BYTES = 500_000_000
 CHUNK = 128  # tokens whose logits are compared at once
+# Tokens of a question with its choices, of a fact with its libraries, of a prompt; answers written at the same time.
+QUESTION_TOKENS, FACT_TOKENS, PROMPT_TOKENS, ANSWERS_AT_ONCE = 130, 40, 250, 8
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,22 @@ def estimate_stage(stage: Stage, source: ModelFacts, teacher: ModelFacts, machin
 
 
 def estimate_measure(suite: Suite, model: ModelFacts, origin: ModelFacts, machine: Machine) -> Estimate:
-    """Time and memory of one measurement: both models forward over two texts, and the timed runs."""
+    """Time and memory of one measurement: both models forward over two texts, the timed runs, our own questions.
+
+    The user's own tasks and those of lm-eval are not foreseen.
+    """
     tokens = 2 * suite.windows * suite.length
     flops = 2.0 * tokens * (model.parameters + origin.parameters)
     if suite.speed:
         flops += 2.0 * (suite.repeats + 1) * suite.prompt * model.parameters
+    asked = QUESTION_TOKENS * suite.choices + FACT_TOKENS * suite.facts + PROMPT_TOKENS * suite.generation
+    flops += 2.0 * asked * model.parameters
     seconds = START_SECONDS + flops / speed(machine)
-    if suite.speed:  # decoding is bound by memory traffic, some 10 GB/s a CPU thread
-        bandwidth = 1e12 if machine.device.startswith("cuda") else 10e9 * machine.threads
-        seconds += (suite.repeats + 1) * suite.new_tokens * sum(model.weight_bytes().values()) / bandwidth
+    decoded = (suite.repeats + 1) * suite.new_tokens * suite.speed
+    decoded += suite.answer_tokens * ceil(suite.generation / ANSWERS_AT_ONCE)
+    # Decoding is bound by memory traffic, some 10 GB/s a CPU thread.
+    bandwidth = 1e12 if machine.device.startswith("cuda") else 10e9 * machine.threads
+    seconds += decoded * sum(model.weight_bytes().values()) / bandwidth
     width = 2 if machine.dtype == "bfloat16" else 4
     head = width * origin.vocabulary * origin.hidden  # of the origin, for its logits; its hidden states were kept
     states = 4 * width * suite.windows * suite.length * model.hidden  # of both texts and both models

@@ -8,6 +8,7 @@ from attar import machine as hardware
 from attar.architecture import require_length
 from attar.data import Corpus, open_corpus
 from attar.errors import BadInput
+from attar.exam import Exam, set_exam
 from attar.facts import ModelFacts
 from attar.store import Store
 from attar.suite import Suite
@@ -89,6 +90,7 @@ class Plan:
     warnings: tuple[str, ...]
     disk: int  # bytes that the steps still to run will write at most
     missing: tuple[str, ...]  # models whose weights are not here
+    exam: Exam
 
     @property
     def origin(self) -> Step:
@@ -178,19 +180,20 @@ def _make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch) -> Plan
     roles = Roles(origin, home, complete, watch)
     _check_chain(chain, origin.facts, recipe.measure, roles)
     variants = [*foresight.variants(recipe, lambda other: _check_chain(other, origin.facts, recipe.measure, roles))]
-    corpus = open_corpus(
-        recipe.data,
-        home.corpus,
-        progress=lambda done, total: watch({"kind": "progress", "done": done, "total": total, "unit": "files read"}),
-    )
+
+    def reading(done: int, total: int) -> None:
+        watch({"kind": "progress", "done": done, "total": total, "unit": "files read"})
+
+    corpus = open_corpus(recipe.data, home.corpus, progress=reading)
     for each in (chain, *variants):
         _Data(corpus, origin).check(recipe, each)
-    steps = _Chain(recipe, home, machine, origin, corpus, roles).steps(chain)
+    exam = set_exam(recipe.measure, corpus, home.corpus, reading)
+    steps = _Chain(recipe, home, machine, origin, corpus, roles, exam).steps(chain)
     foresight.require(recipe, [step.facts for step in steps])
     disk = _disk(steps)
     missing = tuple(dict.fromkeys(model.spec for model in (origin, *roles.named.values()) if not model.facts.stored))
     warnings = [*advice.warnings(steps, machine), *_not_here(missing, disk, hardware.free_disk(home.root))]
-    return Plan(recipe, home, machine, tuple(steps), tuple(warnings), disk, missing)
+    return Plan(recipe, home, machine, tuple(steps), tuple(warnings), disk, missing, exam)
 
 
 def _check_chain(chain: tuple[Link, ...], facts: ModelFacts, suite: Suite, roles: Roles) -> None:
@@ -263,6 +266,7 @@ class _Chain:
         origin: Material,
         corpus: Corpus,
         roles: Roles,
+        exam: Exam,
     ) -> None:
         self.recipe = recipe
         self.home = home
@@ -271,6 +275,7 @@ class _Chain:
         self.origin = origin
         self.corpus = corpus
         self.roles = roles
+        self.asked = exam.inputs()
 
     def steps(self, chain: tuple[Link, ...]) -> list[Step]:
         steps = [self._step(0, None, self.origin, self.origin, {}, self.recipe.seed)]
@@ -327,6 +332,7 @@ class _Chain:
             "origin": self.origin.ref.fingerprint,
             "data.held-out": self.corpus.fingerprint("held-out"),
             "data.other": self.corpus.fingerprint("other"),
+            **self.asked,
         }
         environment: dict[str, Any] = {"device": self.machine.device, "dtype": self.machine.dtype}
         if self.recipe.measure.speed:

@@ -13,7 +13,7 @@ from attar.errors import StageFailed
 from attar.scores import Scores
 from attar.stamp import HASH, KEY, comparable
 from attar.store import Store
-from pipelines import journal
+from pipelines import journal, task_figures
 from pipelines.gates import Decision
 
 HELD_OUT, OTHER = "held-out", "other"
@@ -55,6 +55,7 @@ class Row:
     calibration_error: float | None = None
     confidently_wrong: float | None = None
     stamp: str | None = None  # rows of equal stamps may be ranked together, see attar.stamp
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # figures by task, see pipelines.task_figures
 
     @property
     def label(self) -> str:
@@ -131,6 +132,7 @@ def make_row(
     manifest = made.manifest if made else {}
     counts = manifest.get("counts", {})
     perplexity = result["perplexity"]
+    scored = scores.load(store.folder("evaluation", evaluation))
     return Row(
         step=step,
         name=name,
@@ -154,11 +156,12 @@ def make_row(
         pairs=counts.get("pairs"),
         tokens=counts["prompt_tokens"] + counts["answer_tokens"] if counts else None,
         price=counts.get("price"),
-        **_compared(result, scores.load(store.folder("evaluation", evaluation)), origin),
+        **_compared(result, scored, origin),
         bits_per_byte=result.get("bits_per_byte", {}).get(OTHER),
         calibration_error=result.get("calibration_error", {}).get(OTHER),
         confidently_wrong=result.get("confidently_wrong", {}).get(OTHER),
         stamp=result.get(KEY, {}).get(HASH),
+        tasks={} if dataset else task_figures.compared(result, scored, origin.result, origin.scores),
     )
 
 
@@ -234,7 +237,7 @@ def _cached(seconds: float | None) -> str:
 
 
 def markdown(report: Report, upright: bool = False) -> str:
-    """The table as Markdown, and the gates below it; ``upright``, where width is scarce: a measure a line."""
+    """The table as Markdown, gates and tasks below it; ``upright``, where width is scarce: a measure a line."""
     headings = [heading.replace("-\n", "").replace("\n", " ") for heading, _ in COLUMNS]
     table = [headings, *(cells(row) for row in report.rows)]
     if upright:
@@ -242,7 +245,8 @@ def markdown(report: Report, upright: bool = False) -> str:
     lines = [f"| {' | '.join(line)} |" for line in table]
     gates = ["", *(f"- {told(decision)}" for decision in report.gates)] if report.gates else []
     rule = f"|{'|'.join(['---', *['---:'] * (len(table[0]) - 1)])}|"
-    return "\n".join([lines[0], rule, *lines[1:], *gates]) + "\n"
+    tasks = task_figures.markdown(report.rows)
+    return "\n".join([lines[0], rule, *lines[1:], *gates]) + "\n" + (f"\n{tasks}" if tasks else "")
 
 
 def told(decision: Decision) -> str:
@@ -257,8 +261,11 @@ def save(report: Report, folder: Path) -> list[Path]:
     paths[1].write_text(f"# {report.recipe}, run {report.run}\n\n{markdown(report)}")
     with open(paths[2], "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(Row)])
-        writer.writerows([list(asdict(row).values()) for row in report.rows])
+        names = [field.name for field in fields(Row) if field.name != "tasks"]
+        asked, answered = task_figures.flat(report.rows)
+        writer.writerow([*names, *asked])
+        for row, more in zip(report.rows, answered, strict=True):
+            writer.writerow([*(getattr(row, name) for name in names), *more])
     return paths
 
 

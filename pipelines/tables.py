@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from pipelines import gate_edits
+from pipelines import gate_edits, task_figures
 from pipelines.changes import Changes
 from pipelines.plan import Plan, Step
 from pipelines.progress import duration
@@ -131,6 +131,29 @@ def show_report(console: Console, report: Report) -> None:
     for decision in report.gates:
         style = "green" if decision.kept else "red"
         wide.print(told(decision), style=style, highlight=False, markup=False, soft_wrap=True)
+    tasks = tasks_table(report)
+    if tasks is not None:
+        wide.print(tasks)
+        wide.print(
+            "tasks: share of right answers, or likeness to the origin's (95 % interval over items); ↑ better, ↓ worse "
+            "than the origin beyond doubt; sure: from a confidence of 90 % on",
+            style="dim",
+            highlight=False,
+        )
+
+
+def tasks_table(report: Report) -> Table | None:
+    """A task downwards, a step across; None where no task was measured."""
+    made = task_figures.table(report.rows)
+    if made is None:
+        return None
+    headings, lines = made
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    return table
 
 
 def settings_table(rows: list[dict[str, Any]]) -> Table:

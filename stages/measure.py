@@ -17,6 +17,9 @@ from attar.calibration import SURE
 from attar.data import Corpus, Measured, Split, open_corpus
 from attar.errors import StageFailed
 from attar.events import Events
+from attar.exam import GENERATION, Exam, set_exam
+from attar.examining import ANSWERS, Found, examine
+from attar.fingerprint import hash_json
 from attar.footprint import measure_speed
 from attar.inputs import open_model
 from attar.model import Model
@@ -49,11 +52,15 @@ def _make(spec: MeasureSpec, store: Store, events: Events) -> Artifact:
     started = time.time()
     corpus = open_corpus(spec.data, store.root / "dataset")
     corpus.require_unchanged(spec.inputs)
+    exam = set_exam(spec.suite, corpus, store.root / "dataset")
+    exam.require_unchanged(spec.inputs)
     model, origin = open_model(spec.model, store), open_model(spec.origin, store)
     draft = store.draft("evaluation", spec.fingerprint)
     try:
-        result, scored, hidden = _measure(spec, model, origin, store, corpus, events)
+        result, scored, hidden, answers = _measure(spec, model, origin, store, corpus, exam, events)
         (draft / RESULT).write_text(json.dumps(result, indent=1) + "\n")
+        if answers:
+            (draft / ANSWERS).write_text(json.dumps(answers, indent=1) + "\n")
         scores.save(scored, draft)
         if spec.origin_evaluation is None:
             save_file(hidden, draft / HIDDEN)
@@ -70,8 +77,8 @@ def _make(spec: MeasureSpec, store: Store, events: Events) -> Artifact:
 
 
 def _measure(
-    spec: MeasureSpec, model_on_disk: Model, origin: Model, store: Store, corpus: Corpus, events: Events
-) -> tuple[dict[str, Any], dict[str, Scores], dict[str, torch.Tensor]]:
+    spec: MeasureSpec, model_on_disk: Model, origin: Model, store: Store, corpus: Corpus, exam: Exam, events: Events
+) -> tuple[dict[str, Any], dict[str, Scores], dict[str, torch.Tensor], dict[str, str]]:
     suite = spec.suite
     dtype = getattr(torch, spec.machine.dtype)
     model = model_on_disk.materialize(dtype, spec.machine.device)
@@ -102,6 +109,7 @@ def _measure(
                 "more (or overflows in that dtype: try dtype=float32)"
             )
     itself = spec.origin_evaluation is None
+    sat = examine(exam, model, model_on_disk, _origin_answers(spec, exam, store), events.progress)
     result = {
         "perplexity": {t: q.perplexity for t, q in qualities.items()},
         "bits_per_byte": {
@@ -120,13 +128,23 @@ def _measure(
         "runtime": _runtime(model_on_disk),
         "dtype": spec.machine.dtype,
         "threads": spec.machine.threads,
-        KEY: _stamp(spec, model_on_disk),
+        "tasks": sat.figures,
+        KEY: _stamp(spec, model_on_disk, sat, _asked(exam, sat, spec.origin.fingerprint)),
     }
-    scored = {name: found for t, q in qualities.items() for name, found in _scores(t, q, texts[t]).items()}
-    return result, scored, hidden
+    scored = sat.scores | {name: found for t, q in qualities.items() for name, found in _scores(t, q, texts[t]).items()}
+    return result, scored, hidden, sat.answers
 
 
-def _stamp(spec: MeasureSpec, model: Model) -> dict[str, Any]:
+def _asked(exam: Exam, sat: Found, origin: str) -> dict[str, str]:
+    """What every task asked: a group of lm-eval's tasks gives figures under names that the recipe does not have."""
+    contents = exam.contents()
+    if GENERATION in contents:  # is likeness to one origin
+        contents[GENERATION] = hash_json([contents[GENERATION], origin])
+    heads = {name.partition("/")[0] for name in sat.figures}
+    return {head: contents.get(head) or hash_json(contents) for head in sorted(heads)}
+
+
+def _stamp(spec: MeasureSpec, model: Model, sat: Found, asked: dict[str, str]) -> dict[str, Any]:
     suite, timed = spec.suite, spec.suite.speed
     return stamp(
         **{name: fingerprint for name, fingerprint in spec.inputs.items() if name.startswith("data.")},
@@ -141,6 +159,8 @@ def _stamp(spec: MeasureSpec, model: Model) -> dict[str, Any]:
         processor=machine.describe(spec.machine.device, spec.machine.threads).get("gpu") or machine.cpu_name(),
         prompt=suite.prompt if timed else None,
         new_tokens=suite.new_tokens if timed else None,
+        prompt_format=sat.prompt_format,
+        tasks=asked or None,
     )
 
 
@@ -172,6 +192,13 @@ def _origin_hidden(spec: MeasureSpec, store: Store) -> dict[str, torch.Tensor]:
     if spec.origin_evaluation is None:
         return {}
     kept: dict[str, torch.Tensor] = load_file(store.open("evaluation", spec.origin_evaluation).folder / HIDDEN)
+    return kept
+
+
+def _origin_answers(spec: MeasureSpec, exam: Exam, store: Store) -> dict[str, str] | None:
+    if spec.origin_evaluation is None or not exam.prompts:
+        return None
+    kept: dict[str, str] = json.loads((store.open("evaluation", spec.origin_evaluation).folder / ANSWERS).read_text())
     return kept
 
 

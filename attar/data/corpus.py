@@ -182,12 +182,17 @@ def open_corpus(
     return Corpus(source, other, settings.source, settings.other)
 
 
+def library_documents(cache: Path, progress: Progress | None = None) -> list[Document]:
+    """The docstrings of the installed libraries, kept in the folder ``cache``; :class:`BadInput` if one is missing."""
+    key = hash_json({"builder": embedded.VERSION, "python": sys.version_info[:2], **embedded.library_versions()})
+    return kept(cache / f"embedded-{key}.json", lambda: list(unique(embedded.docstrings(progress))))
+
+
 def _documents(
     name: str, role: str, settings: DataSettings, cache: Path, relative_to: Path | None, progress: Progress | None
 ) -> list[Document]:
     if name == EMBEDDED:
-        key = hash_json({"builder": embedded.VERSION, "python": sys.version_info[:2], **embedded.library_versions()})
-        return kept(cache / f"embedded-{key}.json", lambda: list(unique(embedded.docstrings(progress))))
+        return library_documents(cache, progress)
     if name == TOPICS:
         return _topics()
     if name.startswith(hub.PREFIX):

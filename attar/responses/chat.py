@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.errors import BadInput
+from attar.fingerprint import hash_json
 from attar.responses.prompts import Message
 
 
@@ -34,6 +35,12 @@ class Chat:
         """The token that an answer to learn from ends with."""
         own = self.tokenizer.eos_token_id
         return self.stops[0] if own is None else int(own)
+
+    @property
+    def format(self) -> str:
+        """How a conversation becomes text: plainly, or by a template, named by its hash."""
+        template = self.tokenizer.chat_template
+        return f"template {hash_json(template)}" if template else "plain"
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, up to where the answer begins."""

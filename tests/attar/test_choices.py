@@ -1,42 +1,60 @@
-"""Four choices: fair questions, the same for everybody, and a model that knows is told from one that does not."""
-
-from pathlib import Path
+"""Four choices: fair questions, the same for everybody, in two strata that share no function."""
 
 import pytest
-import torch
 
-from attar.choices import CHOICES, Question, accuracy, answers, choose, questions
+from attar.choices import CHOICES, Stratum, questions
 from attar.data import Document
-from attar.model import Model
-from attar.tiny import tiny_model
+from attar.data.documents import split_of
 
 
-def document(library: str, leaf: str, text: str) -> Document:
-    return Document(f"{library}._core.{leaf}", f"{library}._core", text)
+def document(library: str, leaf: str, text: str, module: str = "_core") -> Document:
+    return Document(f"{library}.{module}.{leaf}", f"{library}.{module}", text)
 
 
 TEXT = "Compute the number {} of a thing that nobody asked for.\n\nMore about it."
-DOCUMENTS = [document(lib, f"{lib}_f{i}", TEXT.format(i * 7)) for lib in ("one", "two") for i in range(20)]
+DOCUMENTS = [
+    document(lib, f"{lib}_{module}_f{i}", TEXT.format(1000 * at + i * 7), module)
+    for at, (lib, module) in enumerate((lib, module) for lib in ("one", "two") for module in ("_core", "extra"))
+    for i in range(20)
+]
+MODULE = {".".join(p for p in d.name.split(".") if not p.startswith("_")): d.module for d in DOCUMENTS}
+
+
+def asked(documents: list[Document], count: int, seed: int = 0) -> dict[Stratum, list[str]]:
+    return {s: [question.key for question in questions(documents, s, count, seed)] for s in ("easy", "hard")}
 
 
 def test_questions_are_fair() -> None:
-    found = questions(DOCUMENTS, 100, seed=0)
-    assert len(found) == 40
+    found = [*questions(DOCUMENTS, "easy", 100), *questions(DOCUMENTS, "hard", 100)]
+    assert len(found) == len(DOCUMENTS)
+    texts = {name: document.text for name, document in zip(MODULE, DOCUMENTS, strict=True)}
     for question in found:
         assert len(set(question.choices)) == CHOICES
-        assert len({choice.partition(".")[0] for choice in question.choices}) == 1
-        name = question.choices[question.right]
-        index = int(name.rpartition("f")[2])
-        assert f"the number {index * 7} of" in question.text and name not in question.text
-        assert "More about it" not in question.text
-    places = [question.right for question in found]
-    assert set(places) == set(range(CHOICES))
+        assert question.choices[question.right] == question.key and question.key not in question.text
+        assert texts[question.key].partition("\n")[0] in question.text and "More about it" not in question.text
+    assert {question.right for question in found} == set(range(CHOICES))
+
+
+def test_strata_are_disjoint_and_the_hard_one_stays_in_the_module() -> None:
+    easy, hard = questions(DOCUMENTS, "easy", 100), questions(DOCUMENTS, "hard", 100)
+    assert easy and hard and not {q.key for q in easy} & {q.key for q in hard}
+    assert all(len({MODULE[choice] for choice in question.choices}) == 1 for question in hard)
+    assert any(len({MODULE[choice] for choice in question.choices}) > 1 for question in easy)
 
 
 def test_questions_are_the_same_for_everybody() -> None:
-    found = questions(DOCUMENTS, 10, seed=0)
-    assert questions(list(reversed(DOCUMENTS)), 30, seed=0)[:10] == found
-    assert questions(DOCUMENTS, 10, seed=1) != found
+    found = asked(DOCUMENTS, 10)
+    assert {s: names[:10] for s, names in asked(list(reversed(DOCUMENTS)), 30).items()} == found
+    assert asked(DOCUMENTS, 10, seed=1) != found
+
+
+def test_modules_that_nothing_is_trained_on_come_first() -> None:
+    modules = [f"m{i}" for i in range(200)]
+    documents = [document("one", f"{m}_f{i}", TEXT.format(m), m) for m in modules for i in range(4)]
+    held_out = [split_of(d.module) == "held-out" for d in documents]
+    names = {d.name: unseen for d, unseen in zip(documents, held_out, strict=True)}
+    order = [names[question.key] for question in questions(documents, "easy", 1000)]
+    assert any(order) and order == sorted(order, reverse=True)
 
 
 @pytest.mark.parametrize(
@@ -50,34 +68,8 @@ def test_questions_are_the_same_for_everybody() -> None:
     ids=lambda d: d.name,
 )
 def test_what_makes_no_question(odd: Document) -> None:
-    assert questions([*DOCUMENTS, odd], 100, seed=0) == questions(DOCUMENTS, 100, seed=0)
+    assert asked([*DOCUMENTS, odd], 100) == asked(DOCUMENTS, 100)
 
 
 def test_three_others_are_needed() -> None:
-    assert questions(DOCUMENTS[:3], 10, seed=0) == []
-
-
-def test_the_choice_is_the_likeliest_name_per_token(tmp_path: Path) -> None:
-    """Against plain sums of log-probabilities, one choice at a time."""
-    source = Model(tiny_model(tmp_path / "model"))
-    model = source.materialize(torch.float32)
-    asked = questions(DOCUMENTS, 6, seed=0)
-    from attar.data.windows import load_tokenizer
-
-    tokenizer = load_tokenizer(source.tokenizer_file)
-
-    def score(question: Question, choice: str) -> float:
-        prompt, name = (tokenizer.encode(t, add_special_tokens=False).ids for t in (question.text, f" {choice}"))
-        logs = model(input_ids=torch.tensor([prompt + name])).logits[0].log_softmax(-1)
-        return float(sum(logs[len(prompt) - 1 + i, token] for i, token in enumerate(name)) / len(name))
-
-    with torch.no_grad():
-        expected = [max(range(CHOICES), key=lambda i: score(q, q.choices[i])) for q in asked]
-    assert choose(model, source.tokenizer_file, asked) == expected
-
-
-def test_accuracy_is_the_share_of_right_choices() -> None:
-    asked = [Question("?", ("a", "b", "c", "d"), right) for right in (0, 1, 2, 3)]
-    assert accuracy([0, 1, 2, 0], asked) == 0.75
-    scored = answers([0, 1, 2, 0], asked)
-    assert (scored.ids, scored.sums, scored.mean) == (("a", "b", "c", "d"), (1, 1, 1, 0), 0.75)
+    assert asked(DOCUMENTS[:3], 10) == {"easy": [], "hard": []}

@@ -1,0 +1,49 @@
+"""A page of samples: what the origin and every model of a run wrote to the same prompts, side by side."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from attar.responses.prompts import Prompt
+from attar.store import Store
+from pipelines.report import Row
+
+FILE = "samples.md"
+ANSWERS = "answers.json"  # in an evaluation: by key of the prompt
+SHOWN = 20  # prompts, so that the page can be read
+
+
+def save(rows: Sequence[Row], prompts: Sequence[Prompt], store: Store, folder: Path) -> Path | None:
+    """Write the page into a run's folder; None where nobody was asked to write."""
+    models = [row for row in rows if row.pairs is None]
+    said = [_answers(store.folder("evaluation", row.evaluation) / ANSWERS) for row in models]
+    if not prompts or not any(said):
+        return None
+    lines = ["# Samples", "", "Greedy answers to the same prompts: what the origin wrote, then every step's model.", ""]
+    for number, prompt in enumerate(prompts[:SHOWN], start=1):
+        lines += [f"## {number}", "", _fenced(prompt.messages[-1]["content"]), "", "| step | answer |", "|---|---|"]
+        lines += [f"| {row.label} | {_cell(found.get(prompt.key))} |" for row, found in zip(models, said, strict=True)]
+        lines.append("")
+    path = folder / FILE
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def _answers(path: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def _fenced(text: str) -> str:
+    """As it is, whatever backticks it holds."""
+    fence = "`" * max(3, *(len(run) + 1 for run in ["", *re.findall(r"`+", text)]))
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _cell(text: str | None) -> str:
+    """One cell of a table, whatever a model wrote: a page shows it, and never takes it for its own markup."""
+    if text is None:
+        return "–"
+    plain = re.sub(r"[^\w\s.,;:'\"()/-]", lambda sign: f"&#{ord(sign[0])};", text).replace("_", "&#95;")
+    return "<br>".join(plain.splitlines()) or "*nothing*"

@@ -1,0 +1,96 @@
+"""Figures of tasks: compared with the origin's in pairs, shown beside chance, and safe to show whatever was written."""
+
+import json
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from attar.responses.prompts import Prompt
+from attar.scores import Scores, of_answers
+from attar.stamp import stamp
+from attar.store import Store
+from pipelines import samples, task_figures
+from pipelines.mlflow_tracker import figures
+from pipelines.report import Report, Row
+from pipelines.tables import show_report
+
+ROW = Row(0, "origin", False, "f", "e", "/m", 10, 20, 1.0, 2.0, 2.0, 1.0, 0.0, 0.0, 1.0, None, None, None, None)
+
+
+def result(right: list[float], asked: str = "hash", lower: bool = False) -> tuple[dict[str, Any], dict[str, Scores]]:
+    scored = of_answers([str(i) for i in range(len(right))], right)
+    told = {"value": scored.mean, "low": 0.1, "high": 0.9, "items": len(right), "chance": 0.25}
+    told |= {"lower_is_better": lower, "confidently_wrong": 0.125}
+    return {"tasks": {"mine": told}, "stamp": stamp(suite=2, tasks={"mine": asked})}, {"mine": scored}
+
+
+def compared(one: list[float], origin: list[float], asked: str = "hash", lower: bool = False) -> dict[str, Any]:
+    return task_figures.compared(*result(one, asked, lower), *result(origin, lower=lower))["mine"]
+
+
+GOOD, BAD = [1.0] * 36 + [0.0] * 4, [1.0] * 18 + [0.0] * 22
+
+
+def test_answers_are_compared_in_pairs_and_above_chance() -> None:
+    found = compared(BAD, GOOD)
+    assert found["verdict"] == "worse" and found["difference"] == pytest.approx(-0.45)
+    assert found["difference_low"] < found["difference"] < found["difference_high"] < 0
+    assert found["retained"] == pytest.approx((0.45 - 0.25) / (0.9 - 0.25))
+    assert compared(GOOD, BAD)["verdict"] == "better"
+    lower = compared(BAD, GOOD, lower=True)
+    assert lower["verdict"] == "better" and "retained" not in lower
+
+
+def test_the_origin_is_not_compared_with_itself_nor_with_other_questions() -> None:
+    assert "verdict" not in compared(GOOD, GOOD)
+    other = compared(BAD, GOOD, asked="another")
+    assert "differ in tasks" in other["note"] and "verdict" not in other
+
+
+def test_nobody_retains_what_the_origin_never_had() -> None:
+    assert "retained" not in compared(BAD, [1.0, 0.0, 0.0, 0.0] * 10)
+
+
+def test_tables_and_trackers_get_the_figures() -> None:
+    rows = (replace(ROW, tasks=result(GOOD)[0]["tasks"]), replace(ROW, step=1, tasks={"mine": compared(BAD, GOOD)}))
+    text = task_figures.markdown(rows)
+    assert "| mine | 25.0 % | 40 | 90.0 % (10.0–90.0) | 45.0 % (10.0–90.0) ↓ |" in text
+    assert "| mine, sure and wrong | – | – | 12.5 % | 12.5 % |" in text
+    sent = figures(vars(rows[1]))
+    assert sent["task.mine"] == 0.45 and sent["task.mine.confidently_wrong"] == 0.125 and "tasks" not in sent
+    console = Console(width=120, force_terminal=True, color_system=None, record=True, file=StringIO())
+    show_report(console, Report("run-1", "small", rows))
+    assert "45.0 % (10.0–90.0) ↓" in console.export_text()
+
+
+def test_without_tasks_there_is_no_second_table() -> None:
+    assert task_figures.markdown([ROW]) == "" and task_figures.table([ROW]) is None
+    assert task_figures.flat([ROW]) == ([], [[]])
+
+
+def test_a_figure_that_is_no_share_is_shown_as_it_is() -> None:
+    entry = {"lm_eval.read/word_perplexity": {"value": 1234.5678, "lower_is_better": True}}
+    assert "| 1235 |" in task_figures.markdown([replace(ROW, tasks=entry)])
+
+
+def test_samples_show_what_was_written_and_obey_none_of_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    prompts = [Prompt(({"role": "user", "content": "Use ``` and | here."},))]
+    rows = []
+    for step, text in enumerate(("fine", "<script>x</script> | a\n# b ![c](http://d) `e`")):
+        draft = store.draft("evaluation", f"e{step}")
+        (draft / samples.ANSWERS).write_text(json.dumps({prompts[0].key: text}))
+        store.commit("evaluation", f"e{step}", draft, {"inputs": {}})
+        rows.append(replace(ROW, step=step, evaluation=f"e{step}"))
+    path = samples.save(rows, prompts, store, tmp_path)
+    assert path is not None
+    lines = path.read_text().splitlines()
+    assert "````text" in lines and "Use ``` and | here." in lines
+    assert "| 0 origin | fine |" in lines
+    hostile = next(line for line in lines if line.startswith("| 1 origin |"))
+    assert hostile.count("|") == 3 and not any(sign in hostile for sign in ("<s", "`", "![", "# b"))
+    assert samples.save(rows, [], store, tmp_path) is None
