@@ -59,5 +59,5 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 def first_line(error: Exception) -> str:
     """A library's error, short enough to stand inside a sentence of ours; addresses in it lose user and password."""
-    text = re.sub(r"//[^/@\s]*@", "//", str(error)).strip()
+    text = re.sub(r"(?<=://)[^/\s?#'\"]*@", "", str(error)).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__

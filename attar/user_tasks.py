@@ -79,7 +79,10 @@ def _question(key: str, prompt: str, choices: Any, answer: Any, where: str) -> Q
     if len(texts) < 2 or None in texts or len(set(texts)) < len(texts):
         raise BadInput(f"{where}: 'choices' must be a list of at least two different texts")
     found = tuple(text for text in texts if text is not None)
-    if isinstance(answer, int) and not isinstance(answer, bool) and str(answer) not in found:
+    number = isinstance(answer, int) and not isinstance(answer, bool)
+    if number and str(answer) in found and 0 <= answer < len(found) and found[answer] != str(answer):
+        raise BadInput(f"{where}: answer={answer} is a place and a choice at once; write the choice in quotes")
+    if number and str(answer) not in found:
         if not 0 <= answer < len(found):
             raise BadInput(f"{where}: answer={answer} is no place among {len(found)} choices, counted from 0")
         return Question(key, prompt, found, answer)

@@ -77,7 +77,12 @@ class _Server:
         message, handles, _, _ = socket.recv_fds(self.requests, LARGEST, 2)
         answers, output = socket.socket(fileno=handles[0]), handles[1]
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # no room for a process: the asker hears nothing, and starts one itself
+            answers.close()
+            os.close(output)
+            return
         if pid == 0:
             answers.detach()
             os.close(handles[0])

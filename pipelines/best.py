@@ -159,7 +159,7 @@ def _breached(one: Candidate, group: Group, asked: Sequence[Gate], store: Store)
     """Sentences about the limits that a candidate does not keep."""
     told = []
     for gate in asked:
-        newest = group.candidates[0].result
+        newest = next((c.result for c in group.candidates if _figure(c, gate, store).value is not None), one.result)
         if MEASURES[gate.measure].timed and (why := comparable(newest, one.result, gate.measure)):
             told.append(why)
             continue

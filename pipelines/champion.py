@@ -109,6 +109,8 @@ def decide(policy: Champion, new: Standing, present: Standing | None) -> Decisio
     if name == "bytes":
         if found.verdict == "worse":
             return Decision(False, f"{told}, and distinguishably worse in headline (p = {found.p:.2g})")
+        if found.note:
+            return Decision(False, f"{told}, and nobody can tell whether it is worse in headline ({found.note})")
     elif found.verdict != "better":
         note = f"; {found.note}" if found.note else ""
         return Decision(False, f"{found.verdict}: {told} (p = {found.p:.2g}{note})")

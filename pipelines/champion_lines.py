@@ -88,6 +88,10 @@ class Lines:
             version = next((one for one in there.values() if names.items() <= one.tags.items()), None)
             if version is None:
                 tags = names | {"folder": str(row["folder"]), "attar.run": run}
+                # Rolled back is a model, however often it is measured.
+                same = [one.tags for one in there.values() if one.tags.get("fingerprint") == names["fingerprint"]]
+                back = next((found[BACK] for found in same if BACK in found), None)
+                tags |= {BACK: back} if back else {}
                 tags[FIGURES] = json.dumps(champion.figures(row))
                 version = self._register(line, tags, mlflow_run, experiment)
             number = str(version.version)

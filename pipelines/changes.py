@@ -135,10 +135,12 @@ def last(home: Home, name: str, run: str | None = None) -> Before | None:
 
 
 def _ends(journal: Path) -> tuple[Record, Record]:
-    """First and last record of a journal."""
+    """First record of a journal and the last but warnings."""
     try:
         lines = journal.read_bytes().split(b"\n")[:-1]
-        return dict(json.loads(lines[0])), dict(json.loads(lines[-1]))
+        # Warnings may follow the end: MLflow was away when the run ended.
+        final = next((line for line in reversed(lines) if not line.startswith(b'{"kind": "warning"')), lines[-1])
+        return dict(json.loads(lines[0])), dict(json.loads(final))
     except (OSError, ValueError, TypeError, IndexError):
         return {}, {}
 

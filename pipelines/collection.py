@@ -88,7 +88,10 @@ def collect(home: Home, rule: Rule, delete: bool) -> Collected:
     home.store.require_writable()
     with home.store.lock(COLLECTING, wait=False) as held:
         if not held:
-            raise BadInput(f"a run is being planned in {home.root}, and what it needs is not known yet; try again soon")
+            raise BadInput(
+                f"a run in {home.root} is being planned, or a gate of it tries values, and what it needs is not known "
+                "yet; try again when that is done"
+            )
         gone, busy = _set_aside(home, found())
     for place in gone.values():
         if place.is_dir() and not place.is_symlink():

@@ -39,10 +39,11 @@ def deploy(file: Path, home: Home) -> list[Done]:
 
     Raises:
         BadInput: something in the file or one of its recipes is wrong, or the server does not answer; nothing was
-            registered then.
+            registered then, unless the server refused or went away in the middle: deploying again goes on.
     """
     offer = load(file)
     url = _require_server()
+    import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -66,6 +67,11 @@ def deploy(file: Path, home: Home) -> list[Done]:
             raise BadInput(f"the Prefect server at {url} wants a password: set PREFECT_API_AUTH_STRING") from None
         raise BadInput(
             f"the Prefect server at {url} refused: {first_line(error)}: {error.response.text[:300]}"
+        ) from None
+    except httpx.HTTPError as error:
+        raise BadInput(
+            f"the Prefect server at {url} went away ({first_line(error)}); what was registered stays, and attar deploy "
+            "goes on from there"
         ) from None
     return done
 

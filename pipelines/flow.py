@@ -4,6 +4,7 @@ What has to run is decided by fingerprints and not by Prefect: whatever the stor
 a second run. Annotations are evaluated here, since Prefect reads them for its forms.
 """
 
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,8 @@ def compress(
         text = str(error) if isinstance(error, AttarError) else f"{type(error).__name__}: {error}"
         text = "cancelled; the same recipe goes on from here" if cancelled else text
         if execution is not None:
-            execution.finish("cancelled" if cancelled else "failed", without_credentials(text))
+            with suppress(OSError):  # a full disk must not hide what happened before
+                execution.finish("cancelled" if cancelled else "failed", without_credentials(text))
         raise
     finally:
         journal.close()

@@ -85,7 +85,8 @@ def with_stage(
     moved = copy.deepcopy(list(entries))
     for entry in moved:
         # What was judged where the stage is put in is judged behind it from now on; settings stay with their stage.
-        entry["after"] = _shifted(entry.get("after", "end"), at)
+        after = entry.get("after", "end")
+        entry["after"] = _shifted(after, at + (".stages." in after))
         breach = entry.get("breach")
         if isinstance(breach, dict) and "bisect" in breach:
             breach["bisect"]["setting"] = _shifted(breach["bisect"]["setting"], at + 1)

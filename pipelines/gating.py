@@ -144,6 +144,8 @@ def figure(name: str, row: Row, origin: Row, store: Store) -> Figure:
     """What a row says of a measure, with an interval where there are documents enough for one."""
     measure = MEASURES[name]
     low = high = None
+    if name in ("headline", "perplexity_other", "perplexity_held_out") and row.note and row.verdict is None:
+        return Figure(None)  # the two cannot be compared, and the note says why
     if name == "headline":
         low, high = row.retained_low, row.retained_high
     elif measure.scores:

@@ -85,15 +85,14 @@ class Journal:
     @contextmanager
     def step(self, index: int) -> Iterator[None]:
         """Closes a step in the journal, however it ends."""
-        status = "failed"
         try:
             yield
-            status = "finished"
         except BaseException as error:
             status = "failed" if isinstance(error, Exception) and not _cancelled(error) else "cancelled"
+            with suppress(OSError):  # a full disk must not hide what happened before
+                self.write("end-step", step=index, status=status)
             raise
-        finally:
-            self.write("end-step", step=index, status=status)
+        self.write("end-step", step=index, status="finished")
 
 
 class Curves:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 NAME = "attar: runs whose worker died"
 HEARTBEAT_SECONDS = 30  # the least that Prefect takes
-SILENCE_SECONDS = 300  # an outage of the server, or of the way to it, silences heartbeats for minutes
+SILENCE_SECONDS = 600  # an outage silences heartbeats too: longer than a run bears with one
 ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
 MESSAGE = (
-    f"no heartbeat for {SILENCE_SECONDS} s: its worker or its machine died; prefect flow-run retry goes on from here"
+    f"no heartbeat for {SILENCE_SECONDS} s: its worker or its machine died, or could not reach the server; "
+    "prefect flow-run retry goes on from here"
 )
 
 

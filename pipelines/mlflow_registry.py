@@ -1,12 +1,12 @@
 """What MLflow's model registry needs of a home: the folders and runs that registered models came from."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from attar.errors import BadInput, StageFailed, first_line
+from pipelines.credentials import without_credentials
 from pipelines.home import Home
 from pipelines.inventory import named
 from pipelines.retention import Pins
@@ -107,4 +107,4 @@ def _elsewhere(home: Home, run: str) -> BadInput:
 
 def shown(home: Home) -> str:
     """Which MLflow it is, for a sentence."""
-    return re.sub(r"//[^/@]*@", "//", home.mlflow_uri)  # no user and no password
+    return without_credentials(home.mlflow_uri)

@@ -1,7 +1,7 @@
 """``attar serve``: Prefect, MLflow and a worker on this machine, for as long as somebody looks at them.
 
-Everything lies in the home and listens on loopback. What dies is started again; when this process ends, however
-that happens, all of it ends: the flows first, so that they can still say that they were cancelled.
+Everything lies in the home and listens on loopback. What dies is started again. Asked to end, the flows end first, so
+that they can still say that they were cancelled; killed, all of it ends at once, and the next start sends the rest.
 """
 
 import fcntl

@@ -18,6 +18,7 @@ from pipelines.searching import key, searcher
 from pipelines.sweep_space import Document, Space, Values, read
 
 TRIALS = "trials.jsonl"
+MOST_REFUSALS = 50  # one after the other, then a search finds nothing more
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,10 @@ class Sweep:
             return []
         found: dict[str, Trial] = {}
         for line in lines:
-            value = json.loads(line)
+            try:
+                value = json.loads(line)
+            except ValueError:  # cut short by a kill or a full disk: that variant runs again
+                continue
             row = value.pop("row")
             found[key(value["values"])] = Trial(**value, row=Row(**row) if row else None)
         return sorted(found.values(), key=lambda trial: trial.number)
@@ -83,6 +87,7 @@ class Sweep:
                 if known.status == "finished":
                     choose.told(known.values, self._score(known))
             count = sum(trial.status == "finished" for trial in done.values())
+            refusals = 0  # one after the other
             while (values := choose.next()) is not None:
                 if search.runs is not None and count >= search.runs:
                     return f"stopped after {count} variants, as sweep.runs asks"
@@ -95,9 +100,12 @@ class Sweep:
                     )
                 done[key(values)] = trial
                 choose.told(values, self._score(trial))
-                count += trial.status == "finished"
+                count += trial.status != "refused"
                 self._write(trial)
                 hear(trial)
+                refusals = refusals + 1 if trial.status == "refused" else 0
+                if search.search != "grid" and refusals >= MOST_REFUSALS:
+                    break
             refused = [other for other in done.values() if other.status == "refused"]
             if done and len(refused) == len(done):
                 raise BadInput(f"none of the {len(done)} variants can be planned; the first: {refused[0].text}")
@@ -138,7 +146,7 @@ class Sweep:
 
     def _write(self, trial: Trial) -> None:
         with open(self.folder / TRIALS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(trial)) + "\n")
+            file.write("\n" + json.dumps(asdict(trial)) + "\n")  # what a kill cut short stays a line of its own
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -14,7 +14,8 @@ from attar.errors import BadInput, nearest
 MARK = "sweep"
 ORDER = "order"  # the dimension of the stages' orders
 MOST_VARIANTS = 10_000
-FIXED = ("name", "model", "task", "measure", "track")  # what variants must share to be compared
+# What variants must share to be compared.
+FIXED = ("name", "model", "task", "measure", "track", "data", "dtype", "device")
 
 Document = dict[str, Any]
 Values = dict[str, Any]  # dimension → value
@@ -87,7 +88,7 @@ class Space:
         document = copy.deepcopy(self.document)
         for path, value in values.items():
             if path != ORDER:
-                _set(document, path.split("."), value)
+                _set(document, [key.replace("~1", ".").replace("~0", "~") for key in path.split(".")], value)
         if ORDER in values:
             document["stages"] = [document["stages"][place] for place in values[ORDER]]
         document["name"] = f"{document['name']}-{number:02}"
@@ -147,7 +148,8 @@ def _holes(value: Any, path: str) -> Iterator[tuple[str, list[Any] | Range]]:
         yield path, _values(value[MARK], path)
     elif isinstance(value, dict | list):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _holes(entry, f"{path}.{key}".lstrip("."))
+            named = str(key).replace("~", "~0").replace(".", "~1")  # as JSON pointers spell it: keys may have dots
+            yield from _holes(entry, f"{path}.{named}".lstrip("."))
 
 
 def _values(given: Any, path: str) -> list[Any] | Range:

@@ -30,7 +30,8 @@ class _Late:
     """Imports and connects when the first record comes: what can fail, fails in the sender's thread."""
 
     def __init__(self, track: Track, home: Home, folder: Path) -> None:
-        self.patience = DATABASE_SECONDS if home.mlflow_uri.startswith("sqlite:") else SERVER_SECONDS
+        slow = home.mlflow_uri.startswith("sqlite:") or track.weights == "copy"  # one record uploads gigabytes
+        self.patience = DATABASE_SECONDS if slow else SERVER_SECONDS
         self._given = (track, home, folder)
         self._tracker: MlflowTracker | None = None
 
@@ -63,6 +64,8 @@ def sync(home: Home, tell: Callable[[str], None] = lambda text: None) -> dict[st
         try:
             if journal.unsent(folder):
                 _send_rest(home, folder, results, experiments, tell)
+            elif (experiment := _died(folder)) is not None:
+                experiments.add(experiment)
         except (KeyError, TypeError, ValueError) as error:
             failed[folder.name] = f"its journal is damaged ({type(error).__name__}: {first_line(error)})"
         except Exception as error:
@@ -81,6 +84,15 @@ def sync(home: Home, tell: Callable[[str], None] = lambda text: None) -> dict[st
             )
         )
     return results
+
+
+def _died(folder: Path) -> str | None:
+    """The experiment of a tracked run that never said how it ended and whose process is gone."""
+    records = journal.read(folder) if (folder / "mlflow.json").is_file() else []
+    begun = next((record for record in records if record["kind"] == "run"), None)
+    if begun is None or journal.ended(records) or alive(begun["process"]):
+        return None
+    return Track.model_validate(begun["recipe"]["track"]).experiment
 
 
 def close_dead(home: Home, experiment: str) -> None:

@@ -43,11 +43,13 @@ class Runner:
         file.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         track = "--track" if self.track else "--no-track"
         command = [sys.executable, "-P", "-m", "pipelines.cli", "run", str(file), "--json", track]
-        process = subprocess.Popen([*command, "--home", str(self.home.root)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*command, "--home", str(self.home.root)], stdout=subprocess.PIPE, text=True, process_group=0
+        )
         try:
             printed, _ = process.communicate()
         except BaseException:
-            process.send_signal(signal.SIGINT)  # a second one where the terminal sent the first
+            process.send_signal(signal.SIGINT)  # the only one: the terminal's reaches this process alone
             process.wait()
             raise
         if process.returncode:

@@ -109,13 +109,13 @@ async def wait_for_server() -> None:
         await asyncio.sleep(ASK_SECONDS)
 
 
-async def end_flows() -> None:
-    """Ask the processes of all flow runs to end, as Ctrl-C would, and wait for them."""
+async def end_flows(worker: Worker) -> None:
+    """Ask the processes of all flow runs to end, as Ctrl-C would, and wait for them; also those about to be started."""
     asked: set[int] = set()
     deadline = time.monotonic() + FLOW_SECONDS
     while time.monotonic() < deadline:
         running = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-        if not running:
+        if not running and not worker._submitting_flow_run_ids:
             return
         for child in running:
             if child.pid not in asked:
@@ -145,7 +145,7 @@ async def work(pool: str) -> None:
         serving.result()
         return
     worker.stop()
-    await end_flows()
+    await end_flows(worker)
     serving.cancel()
     with suppress(asyncio.CancelledError):
         await serving

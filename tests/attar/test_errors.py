@@ -10,6 +10,7 @@ from attar.errors import first_line
     [
         ("no way to http://user:word@host:5000/api", "no way to http://host:5000/api"),
         ("postgresql+psycopg2://u:p%40w@db/x and https://token@host", "postgresql+psycopg2://db/x and https://host"),
+        ("https://user:p@ss@host/a is away", "https://host/a is away"),
         ("https://host/a@b is fine, and so is me@home", "https://host/a@b is fine, and so is me@home"),
         ("first\nsecond", "first"),
         ("", "ValueError"),

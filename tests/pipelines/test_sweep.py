@@ -182,3 +182,29 @@ def test_the_shipped_sweep_is_valid() -> None:
 def test_a_sweep_is_run_by_its_own_command() -> None:
     with pytest.raises(BadInput, match="run it with: attar sweep"):
         load(CONF / "sweep.yaml")
+
+
+def test_a_key_with_dots_can_be_swept(document: dict[str, Any]) -> None:
+    document["stages"][1]["bits_of"] = {"layers.0.*": {"sweep": [4, 8]}}
+    space = read(document)
+    variants = [space.assign(values, 1) for values in space.grid()]
+    assert [variant["stages"][1]["bits_of"] for variant in variants] == [{"layers.0.*": 4}, {"layers.0.*": 8}]
+
+
+def test_a_line_that_a_kill_cut_short_is_tried_again(document: dict[str, Any], tmp_path: Path) -> None:
+    sweep = Sweep(swept(document), Home(tmp_path))
+    first = Runner()
+    sweep.go(first.carry, first.seconds)
+    trials = sweep.folder / "trials.jsonl"
+    trials.write_text(trials.read_text().rstrip()[:-20])
+    again = Runner()
+    sweep.go(again.carry, again.seconds)
+    assert len(sweep.trials()) == 6 and [trial.status for trial in sweep.trials()].count("finished") == 4
+
+
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_a_search_whose_variants_all_fail_ends(document: dict[str, Any], tmp_path: Path, search: str) -> None:
+    document["stages"][0]["ffn"] = {"sweep": {"low": 0.1, "high": 0.9}}
+    runner = Runner(fails=tuple(range(1, 100)))
+    told = Sweep(document | {"sweep": {"search": search, "runs": 3}}, Home(tmp_path)).go(runner.carry, runner.seconds)
+    assert len(runner.names) == 3 and told.startswith("stopped after 3 variants")
