@@ -75,7 +75,7 @@ def open_form(page: Page, served: "Served") -> Locator:
     page.get_by_role("link", name="stages", exact=True).click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("link", name="Custom run").click()
-    page.get_by_role("button", name="Add item").wait_for()
+    page.get_by_role("button", name="Add item").first.wait_for()
     return page.get_by_role("button", name="Drag to reorder").locator("xpath=..")
 
 
@@ -108,7 +108,7 @@ def test_a_changed_form_becomes_a_run_whose_result_is_in_mlflow(
     second.get_by_role("tabpanel").get_by_role("spinbutton").first.fill("1")  # one layer
     fill(second, windows=4, length=64)
     for _ in range(2):
-        page.get_by_role("button", name="Add item").click()
+        page.get_by_role("button", name="Add item").first.click()  # the others are of the gates and tasks
     entries.nth(3).wait_for()
     fill(entries.nth(2), group_size=16)
     choose(page, entries.nth(3), "Delete")
