@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import psutil
@@ -49,12 +51,21 @@ def wait_for(done: Callable[[], Any]) -> Any:
 
 
 def call(url: str, body: Any = None, method: str | None = None, headers: dict[str, str] | None = None) -> Any:
-    """One request, its answer as JSON; an HTTP error is an exception with its status."""
+    """One request, its answer as JSON; an HTTP error is an exception with its status.
+
+    With SQLite a busy Prefect answers 503 when its database is locked; its own client asks again, and so does this.
+    """
     data = None if body is None else json.dumps(body).encode()
     request = Request(url, data, {"Content-Type": "application/json"} | (headers or {}), method=method)
-    with urlopen(request) as answer:
-        text = answer.read()
-        return json.loads(text) if text else None
+    while True:
+        try:
+            with urlopen(request) as answer:
+                text = answer.read()
+                return json.loads(text) if text else None
+        except HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            time.sleep(1)
 
 
 class Served:
