@@ -82,7 +82,7 @@ def _wrapped(model: nn.Module, folder: Path, progress: Callable[[int, int, str],
     if (folder / "generation_config.json").is_file():  # which lm-eval's own loading obeys, penalties included
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
 
-    class Told(HFLM):  # type: ignore[misc]
+    class Told(HFLM):  # type: ignore[misc]  # an extra without types
         """Says how far it is; computes nothing of its own."""
 
         done = total = 0
