@@ -6,6 +6,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import stages
+from attar.complaint import complaint
 from attar.errors import BadInput
 from stages.base import Stage
 
@@ -59,7 +60,7 @@ def _extend(found: list[Link], entry: Entry, where: str, rounds: str) -> None:
     try:
         block = Repeat(**entry)
     except ValidationError as error:
-        raise BadInput(f"{where}: {stages.sentence(error, Repeat)}") from None
+        raise BadInput(f"{where}: {complaint(error, Repeat)}") from None
     for turn in range(1, block.repeat + 1):
         text = f"round {turn} of {block.repeat}"
         for index, inner in enumerate(block.stages):

@@ -1,11 +1,12 @@
 """The deployments file: which forms and schedules there are, checked before anything is registered."""
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from attar.complaint import complaint
 from attar.errors import BadInput, nearest
 from pipelines import recipe_yaml
 from pipelines.recipe import NAME, Recipe
@@ -94,7 +95,7 @@ def load(file: Path) -> Offer:
     try:
         content = Deployments(**document)
     except ValidationError as error:
-        raise BadInput(f"{where}: {_sentence(error)}") from None
+        raise BadInput(f"{where}: {complaint(error, Deployments, 'key')}") from None
     for index, deployment in enumerate(content.deployments):
         if deployment.schedule is not None:
             _check(deployment.schedule, f"{where}: deployments.{index}.schedule")
@@ -144,29 +145,3 @@ def _check(schedule: Schedule, where: str) -> None:
         raise BadInput(
             f"{where}: cron={schedule.cron!r} is no cron line (minute, hour, day, month, weekday), such as '0 3 * * *'"
         ) from None
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first complaint, with its place in the file; unknown keys come with the nearest known one."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"there is no key {where!r}; {nearest(str(first['loc'][-1]), _holder(first['loc']).model_fields)}"
-    if first["type"] == "missing":
-        return f"the key {where!r} is missing"
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    if first["type"] == "string_pattern_mismatch":
-        return f"{where}={first['input']!r} is not possible; possible: letters, digits, dot, dash and underscore"
-    return f"{where}={first['input']!r}: {first['msg']}"
-
-
-def _holder(place: tuple[int | str, ...]) -> type[BaseModel]:
-    """The part of the file that has the key."""
-    model: type[BaseModel] = Deployments
-    for part in place[:-1]:
-        if isinstance(part, str):
-            annotation = model.model_fields[part].annotation
-            inner = (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
-            model = next((kind for kind in inner if issubclass(kind, BaseModel)), model)
-    return model

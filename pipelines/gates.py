@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import stages
+from attar.complaint import complaint
 from attar.errors import BadInput, nearest
 
 STAGE = r"stages\.[0-9]{1,3}(\.stages\.[0-9]{1,3})*"
@@ -224,7 +224,7 @@ def _parse(entry: dict[str, Any], where: str) -> Gate:
     try:
         gate = Gate(**entry | {"breach": _breach(entry.get("breach", "stop"), where)})
     except ValidationError as error:
-        raise BadInput(f"{where}: {stages.sentence(error, Gate)}") from None
+        raise BadInput(f"{where}: {complaint(error, Gate)}") from None
     measure = MEASURES.get(gate.measure)
     if measure is None:
         raise BadInput(f"{where}: there is no measure {gate.measure!r}; {nearest(gate.measure, MEASURES)}")
@@ -257,7 +257,7 @@ def _breach(given: Any, where: str) -> Any:
     try:
         found = Bisect(**inner)
     except ValidationError as error:
-        raise BadInput(f"{where}: breach.bisect: {stages.sentence(error, Bisect)}") from None
+        raise BadInput(f"{where}: breach.bisect: {complaint(error, Bisect)}") from None
     if not all(map(math.isfinite, found.within)) or found.within[0] == found.within[1]:
         raise BadInput(f"{where}: breach.bisect: within={found.within} needs two different numbers")
     return found

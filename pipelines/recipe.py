@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from attar.complaint import complaint
 from attar.data import DataSettings
 from attar.errors import BadInput, nearest
 from attar.suite import Suite
@@ -96,7 +97,7 @@ def validate(document: dict[str, Any]) -> Recipe:
     try:
         recipe = Recipe(**document)
     except ValidationError as error:
-        raise BadInput(f"recipe: {_sentence(error)}") from None
+        raise BadInput(f"recipe: {complaint(error, Recipe, 'key')}") from None
     recipe.chain()
     recipe.gated()
     return recipe
@@ -129,22 +130,3 @@ def _override(document: dict[str, Any], text: str) -> None:
                 place = place.setdefault(key, {})
         else:
             raise BadInput(f"override {text!r}: {here} is a single value and has no key {key!r}")
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first complaint about a recipe; unknown keys come with the nearest known one."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        model: type[BaseModel] = Recipe
-        for part in first["loc"][:-1]:
-            annotation = model.model_fields[str(part)].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                model = annotation
-        return f"there is no key {where!r}; {nearest(str(first['loc'][-1]), model.model_fields)}"
-    if first["type"] == "missing":
-        return f"the key {where!r} is missing"
-    if first["type"] == "string_pattern_mismatch":
-        pattern_help = Recipe.model_fields[where].description if where in Recipe.model_fields else "a plain name"
-        return f"{where}={first['input']!r} is not possible; possible: {pattern_help}"
-    return f"{where}={first['input']!r}: {first['msg']}"

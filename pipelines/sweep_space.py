@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from attar.errors import BadInput, nearest
+from attar.complaint import complaint
+from attar.errors import BadInput
 
 MARK = "sweep"
 ORDER = "order"  # the dimension of the stages' orders
@@ -121,7 +122,7 @@ def read(document: Document) -> Space:
     try:
         search = Search(**block)
     except ValidationError as error:
-        raise BadInput(f"sweep: {_sentence(error, Search)}") from None
+        raise BadInput(f"sweep: {complaint(error, Search, 'key')}") from None
     found = dict(_holes(document, ""))
     if search.orders:
         if "stages." in str(document.get("gates", "")):
@@ -162,7 +163,7 @@ def _values(given: Any, path: str) -> list[Any] | Range:
     try:
         return Range(**given)
     except ValidationError as error:
-        raise BadInput(f"{path}: sweep: {_sentence(error, Range)}") from None
+        raise BadInput(f"{path}: sweep: {complaint(error, Range, 'key')}") from None
 
 
 def _orders(orders: list[list[int]], document: Document) -> list[Any]:
@@ -180,15 +181,3 @@ def _set(place: Any, keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         place = place[int(key) if isinstance(place, list) else key]
     place[int(keys[-1]) if isinstance(place, list) else keys[-1]] = copy.deepcopy(value)
-
-
-def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
-    first = error.errors()[0]
-    key = str(first["loc"][0]) if first["loc"] else ""
-    if first["type"] == "extra_forbidden":
-        return f"there is no key {key!r}; {nearest(key, model.model_fields)}"
-    if first["type"] == "missing":
-        return f"the key {key!r} is missing"
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    return f"{key}={first['input']!r}: {first['msg']}"

@@ -3,11 +3,11 @@
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from attar.complaint import complaint
 from attar.errors import BadInput, nearest
 from stages.base import Stage
 
@@ -54,53 +54,4 @@ def parse(settings: dict[str, Any], where: str = "stage") -> Stage:
     try:
         return kind(**settings)
     except ValidationError as error:
-        raise BadInput(f"{where}: {settings['stage']}: {sentence(error, kind)}") from None
-
-
-def sentence(error: ValidationError, model: type[Any]) -> str:
-    """The first of pydantic's complaints as one sentence, unknown keys with the nearest name."""
-    first, *others = error.errors()
-    if first["type"] == "missing":  # misspelt, if there is an unknown one as well
-        first = next((other for other in others if other["type"] == "extra_forbidden"), first)
-    if _one_of_several(first["loc"], model):  # a complaint for each type that the setting may have
-        return _of_union([first, *(other for other in others if other["loc"][0] == first["loc"][0])])
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "missing":
-        return f"the setting {key!r} is missing"
-    if first["type"] == "extra_forbidden":
-        return f"unknown setting {key!r}; {nearest(str(first['loc'][-1]), _holder(model, first['loc']).model_fields)}"
-    if first["type"] == "string_pattern_mismatch":
-        field = _holder(model, first["loc"]).model_fields[str(first["loc"][-1])]
-        return f"{key}={first['input']!r} is not possible; possible: {field.description}"
-    if first["type"] == "model_type":
-        return f"{key}={first['input']!r}: Input should be a mapping of its own settings"
-    if not key and first["type"] == "value_error":  # a model's own sentence about settings that do not go together
-        return str(first["ctx"]["error"])
-    return f"{key}={first.get('input')!r}: {first['msg']}"
-
-
-def _holder(model: type[Any], loc: tuple[int | str, ...]) -> type[Any]:
-    """The model that has the setting: the settings may lie in a mapping."""
-    for part in loc[:-1]:
-        annotation = model.model_fields[str(part)].annotation
-        inner = (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
-        model = next((kind for kind in inner if issubclass(kind, BaseModel)), model)
-    return model
-
-
-def _one_of_several(loc: tuple[int | str, ...], model: type[Any]) -> bool:
-    """Whether a complaint is about a setting that may have several types, such as a number or a list."""
-    if len(loc) < 2 or loc[0] not in model.model_fields:
-        return False
-    annotation = model.model_fields[str(loc[0])].annotation
-    return get_origin(annotation) in (Union, UnionType) and len(set(get_args(annotation)) - {NoneType}) > 1
-
-
-def _of_union(errors: list[Any]) -> str:
-    """What is wrong with the value as the type that it has, or which types it may have."""
-    of_its_type = [e for e in errors if len(e["loc"]) > 2 or not e["type"].endswith(("_type", "_parsing"))]
-    first = (of_its_type or errors)[0]
-    key = ".".join(str(part) for part in (first["loc"][0], *first["loc"][2:]))  # the second part names the type
-    types = dict.fromkeys(error["msg"].removeprefix("Input should be ") for error in errors)
-    text = first["msg"] if of_its_type else f"Input should be {' or '.join(types)}"
-    return f"{key}={first.get('input')!r}: {text}"
+        raise BadInput(f"{where}: {settings['stage']}: {complaint(error, kind)}") from None

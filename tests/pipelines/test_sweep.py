@@ -83,7 +83,7 @@ def test_ranges_are_lists_with_a_step_and_continuous_without(document: dict[str,
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"sweep": {"serach": "grid"}}, "sweep: there is no key 'serach'; did you mean 'search'"),
+        ({"sweep": {"serach": "grid"}}, "sweep: unknown key 'serach'; did you mean 'search'"),
         ({"sweep": {"orders": [[0, 5]]}}, "the order .* is not possible; possible: each of 0 to 1"),
         (
             {"sweep": {"orders": [[1, 0]]}, "gates": [{"measure": "kl", "max": 1, "after": "stages.0"}]},
