@@ -163,6 +163,7 @@ def show(
     from attar.errors import BadInput
     from pipelines import report, tables
     from pipelines.home import Home
+    from pipelines.mlflow_words import RUNS
 
     place = Home.open(home)
     folder = place.run_folder(run)
@@ -173,7 +174,7 @@ def show(
         _print_json(found.as_json() | {"folder": str(folder)})
         return
     tables.show_report(_console(stderr=False), found)
-    _end(place, folder, (folder / "mlflow.json").exists())
+    _end(place, folder, (folder / RUNS).exists())
 
 
 @app.command()

@@ -3,11 +3,12 @@
 import json
 import os
 import shlex
-import sys
 from pathlib import Path
 
+from pipelines import mlflow_server
 from pipelines.credentials import without_credentials
 from pipelines.home import Home
+from pipelines.mlflow_words import RUNS
 
 PORT = 5000
 BROWSED = "ATTAR_MLFLOW_URL"  # where a browser finds the server, if its tracking address is not that
@@ -30,24 +31,15 @@ def open_command(home: Home, folder: Path) -> str | None:
     uri = home.mlflow_uri
     if not uri.startswith("sqlite:"):
         return address(home, folder) or f"tracked in {without_credentials(uri)}"
-    program = Path(sys.executable).with_name("mlflow")
-    arguments = [
-        str(program) if program.exists() else "mlflow",
-        "server",
-        "--workers=1",
-        f"--port={PORT}",
-        f"--backend-store-uri={uri}",
-        f"--default-artifact-root={home.mlflow_artifacts}",
-    ]
-    # With job execution the idle server takes over 2 GB.
-    quiet = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true"
-    return f"{quiet} {shlex.join(arguments)}\n        then open http://127.0.0.1:{PORT}{place}"
+    settings = " ".join(f"{name}={value}" for name, value in mlflow_server.ENVIRONMENT.items())
+    command = shlex.join(mlflow_server.command(home, PORT))
+    return f"{settings} {command}\n        then open http://127.0.0.1:{PORT}{place}"
 
 
 def _place(folder: Path) -> str | None:
     """Where MLflow's pages show the run."""
     try:
-        known = json.loads((folder / "mlflow.json").read_text())
+        known = json.loads((folder / RUNS).read_text())
         place = f"/#/experiments/{known['experiment']}/runs/{known['runs']['parent']}"
     except (OSError, ValueError, KeyError):
         return None

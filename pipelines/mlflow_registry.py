@@ -9,9 +9,8 @@ from attar.errors import BadInput, StageFailed, first_line
 from pipelines.credentials import without_credentials
 from pipelines.home import Home
 from pipelines.inventory import named
+from pipelines.mlflow_words import RUNS
 from pipelines.retention import Pins
-
-RUNS = "mlflow.json"  # in a run's folder, by the tracker
 
 
 def pins(home: Home) -> Pins:

@@ -22,11 +22,10 @@ from pipelines.chain import spelled
 from pipelines.champion import CHAMPION, Champion
 from pipelines.home import Home
 from pipelines.journal import Record
-from pipelines.mlflow_words import flatten, key_of, refuses
+from pipelines.mlflow_words import RUNS, flatten, key_of, refuses
 from pipelines.process import alive
 from pipelines.sender import Refused
 
-RUNS = "mlflow.json"
 ROLE = "pipeline.role"  # "pipeline" on parents, "stage" on nested runs
 RUN = "attar.run"
 STEP = "attar.step"

@@ -10,6 +10,7 @@ from pipelines import journal
 from pipelines.credentials import without_credentials
 from pipelines.home import Home
 from pipelines.journal import NullTracker, Record
+from pipelines.mlflow_words import RUNS
 from pipelines.process import alive
 from pipelines.recipe import Recipe, Track
 from pipelines.sender import Backlog, Tracker, only_sender
@@ -88,7 +89,7 @@ def sync(home: Home, tell: Callable[[str], None] = lambda text: None) -> dict[st
 
 def _died(folder: Path) -> str | None:
     """The experiment of a tracked run that never said how it ended and whose process is gone."""
-    records = journal.read(folder) if (folder / "mlflow.json").is_file() else []
+    records = journal.read(folder) if (folder / RUNS).is_file() else []
     begun = next((record for record in records if record["kind"] == "run"), None)
     if begun is None or journal.ended(records) or alive(begun["process"]):
         return None
