@@ -1,7 +1,6 @@
 """Runs the variants of a sweep as ``attar run`` would, and shows what came of them: a table and a plot."""
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -49,7 +48,7 @@ class Runner:
         try:
             printed, _ = process.communicate()
         except BaseException:
-            process.send_signal(signal.SIGINT)  # the only one: the terminal's reaches this process alone
+            process.terminate()  # a terminal's Ctrl-C reaches this process alone; a script's & had SIGINT ignored
             process.wait()
             raise
         if process.returncode:
