@@ -8,9 +8,10 @@ AttarError
 └── Cancelled     130  somebody stopped the run
 """
 
-import re
 from difflib import get_close_matches
 from typing import ClassVar, Iterable
+
+from attar.credentials import without_credentials
 
 
 class AttarError(Exception):
@@ -58,6 +59,6 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """A library's error, short enough to stand inside a sentence of ours; addresses in it lose user and password."""
-    text = re.sub(r"(?<=://)[^/\s?#'\"]*@", "", str(error)).strip()
+    """A library's error, short enough to stand inside a sentence of ours, and without credentials."""
+    text = without_credentials(str(error)).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__

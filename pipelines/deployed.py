@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic_core import PydanticUndefined
 
+from attar.credentials import without_credentials
 from attar.errors import AttarError, BadInput, Cancelled, nearest
 from pipelines import deployments, display, form_values, journal, mlflow_link
 from pipelines.deployments_yaml import recipe_files
@@ -83,7 +84,7 @@ def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
     except Cancelled:
         raise
     except AttarError as error:
-        return Failed(message=str(error))
+        return Failed(message=without_credentials(str(error)))
     folder = home.runs / run
     why = next(record["text"] for record in journal.read(folder) if record["kind"] == "why")
     address = mlflow_link.address(home, folder)

@@ -19,6 +19,7 @@ from prefect.artifacts import update_progress_artifact as update_progress
 from prefect.context import FlowRunContext
 from prefect.exceptions import FailedRun
 
+from attar.credentials import without_credentials
 from attar.errors import AttarError
 from attar.events import Event
 from pipelines import report
@@ -134,10 +135,10 @@ class _Board:
             done, total = event["done"], event["total"]
             self._latest = (100 * done / total, f"{self.title}: {done:,} of {total:,} {event['unit']}")
         elif kind == "waiting" and event["text"]:
-            self.logger.info(event["text"])
+            self.logger.info(without_credentials(event["text"]))
         elif kind == "log":
             tell = self.logger.warning if event.get("level") == "warning" else self.logger.info
-            tell(event["text"])
+            tell(without_credentials(event["text"]))
         self._follow()
 
     def close(self) -> None:
@@ -155,7 +156,7 @@ class _Board:
             self._offset += len(whole)
             for line in whole.decode(errors="replace").splitlines():
                 if line.strip():
-                    self.logger.info(line.rstrip())
+                    self.logger.info(without_credentials(line.rstrip()))
 
     def _post(self) -> None:
         artifact: Any = None

@@ -13,10 +13,10 @@ from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
+from attar.credentials import without_credentials
 from attar.errors import AttarError
 from attar.store import COLLECTING
 from pipelines import changes, display, guard, lost_runs, patience, prefect_link
-from pipelines.credentials import without_credentials
 from pipelines.execution import Execution
 from pipelines.gating import Gatekeeper
 from pipelines.home import Home

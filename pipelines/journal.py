@@ -27,6 +27,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from attar.credentials import without_credentials
 from pipelines.sender import NEVER, Sender, Tracker, mark_sent, sent
 
 Record = dict[str, Any]
@@ -59,6 +60,8 @@ class Journal:
 
     def write(self, kind: str, **facts: Any) -> None:
         """Append a record and flush it; it is sent when it can be."""
+        if isinstance(facts.get("text"), str):  # a library's words may quote an address with a key in it
+            facts["text"] = without_credentials(facts["text"])
         line = json.dumps({"kind": kind, "time": time.time(), **facts}) + "\n"
         with self._lock:
             self._file.write(line)

@@ -5,8 +5,8 @@ import os
 import shlex
 from pathlib import Path
 
+from attar.credentials import without_credentials
 from pipelines import mlflow_server
-from pipelines.credentials import without_credentials
 from pipelines.home import Home
 from pipelines.mlflow_words import RUNS
 

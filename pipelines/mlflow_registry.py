@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attar.credentials import without_credentials
 from attar.errors import BadInput, StageFailed, first_line
-from pipelines.credentials import without_credentials
 from pipelines.home import Home
 from pipelines.inventory import named
 from pipelines.mlflow_words import RUNS

@@ -16,7 +16,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME, MLFLOW_USER
 
-from attar.errors import first_line
+from attar.errors import StageFailed, first_line
 from pipelines import journal, task_figures
 from pipelines.chain import spelled
 from pipelines.champion import CHAMPION, Champion
@@ -92,6 +92,8 @@ class MlflowTracker:
         self._refusals = []
         with self._part(record["kind"]):
             handler(record)
+        if self._refusals and "parent" not in self.runs:  # without it nothing that follows can be sent: it comes again
+            raise StageFailed(self._refusals[0])
         if self._refusals:
             raise Refused(self._refusals[0])
 

@@ -17,9 +17,9 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
+from attar.credentials import without_credentials
 from attar.errors import Cancelled, first_line
 from pipelines import prefect_server
-from pipelines.credentials import without_credentials
 
 P = ParamSpec("P")
 T = TypeVar("T")

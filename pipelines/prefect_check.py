@@ -2,8 +2,8 @@
 
 import os
 
+from attar.credentials import without_credentials
 from attar.errors import BadInput, first_line
-from pipelines.credentials import without_credentials
 from pipelines.prefect_server import ASK_SECONDS, URL
 
 REFUSED = (401, 403)

@@ -3,8 +3,8 @@
 from prefect import runtime
 from prefect.utilities.urls import url_for
 
+from attar.credentials import without_credentials
 from pipelines import prefect_server
-from pipelines.credentials import without_credentials
 
 
 def flow_run_url() -> str | None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from attar import events
+from attar.credentials import without_credentials
 from attar.errors import first_line
-from pipelines.credentials import without_credentials
 
 SENT = "journal.sent"
 LOCK = "journal.lock"

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attar.credentials import without_credentials
 from attar.errors import StageFailed, first_line
 from pipelines import journal
-from pipelines.credentials import without_credentials
 from pipelines.home import Home
 from pipelines.journal import NullTracker, Record
 from pipelines.mlflow_words import RUNS

@@ -31,10 +31,13 @@ DEPLOYMENTS = {
 }
 
 
+SECRET = {"TEACHER_TOKEN": "marked-secret-of-a-teacher"}  # which a worker has, and nobody may see
+
+
 def environment() -> dict[str, str]:
     """That of a user who named no servers; the tests' own silence would empty the logs of runs."""
     mine = ("PREFECT_", "MLFLOW_", "ATTAR_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(mine)}
+    return {name: value for name, value in os.environ.items() if not name.startswith(mine)} | SECRET
 
 
 def free_port() -> int:

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from pipelines import journal
+from tests.services.conftest import SECRET
 
 if TYPE_CHECKING:
     from tests.services.conftest import Served
@@ -97,6 +98,16 @@ def test_bad_input_is_a_sentence_in_the_state(served: "Served", overrides: list[
     assert state["type"] == "FAILED"
     assert said in state["message"] and "Traceback" not in state["message"]
     assert not served.folders(run)
+
+
+def test_what_a_failure_quotes_is_without_secrets(served: "Served") -> None:
+    """In the message that everybody sees; what the person typed stands among the run's parameters, as typed."""
+    secret = SECRET["TEACHER_TOKEN"]
+    run = served.submit("recipe", recipe="small", overrides=[f"model=/absent/{secret}"])
+    state = served.wait(run)
+    assert state["type"] == "FAILED" and "/absent/…" in state["message"]
+    lines = served.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
+    assert secret not in json.dumps([state, [line["message"] for line in lines]])
 
 
 @pytest.mark.parametrize(
