@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from attar.store import MANIFEST
 from pipelines import journal
+from pipelines.process import alive
 
 MARK = "ATTAR_KILL_LOOP"  # in the environment of everything that a round starts
 
@@ -23,7 +24,7 @@ class Counts:
     recomputed: int = 0  # stages that were finished before the kill and ran again
     different: int = 0  # final models whose bytes differ from those of the undisturbed run
     unclosed: int = 0  # MLflow runs left RUNNING, or of the run that finished and incomplete
-    orphans: int = 0  # processes
+    orphans: int = 0  # processes, and runs that count as alive without one
     temporary: int = 0  # files and folders, in the store and in the system's temporary folder
     notes: list[str] = field(default_factory=list)
 
@@ -78,6 +79,11 @@ def unclosed(uri: str, run: Path, steps: int) -> list[str]:
     if len(nested) != steps or any(found.info.status != "FINISHED" for found in nested):
         wrong.append(f"{run.name} has {[found.info.status for found in nested]} for {steps} stages")
     return wrong
+
+
+def held(home: Path) -> list[str]:
+    """Runs that count as alive; asked when all their processes are gone."""
+    return [f"{folder.name} counts as alive" for folder in sorted(home.glob("runs/*")) if alive(folder)]
 
 
 def marked(value: str) -> list[psutil.Process]:
