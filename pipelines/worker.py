@@ -46,6 +46,7 @@ class Worker(ProcessWorker):
     job_configuration = Configuration
     _stopping = False
     _away = False
+    _untold = 0  # flow runs whose process has perhaps ended, but not their state
 
     @classmethod
     def __dispatch_key__(cls) -> str | None:
@@ -65,6 +66,18 @@ class Worker(ProcessWorker):
             return []
         self._back()
         return found
+
+    async def _submit_run_and_capture_errors(self, *arguments: Any, **more: Any) -> Any:
+        """From the start of a flow run's process to the word about how it ended."""
+        self._untold += 1
+        try:
+            return await super()._submit_run_and_capture_errors(*arguments, **more)
+        finally:
+            self._untold -= 1
+
+    def idle(self) -> bool:
+        """Whether no flow run is being started, and the server knows of the end of all that were."""
+        return not self._submitting_flow_run_ids and not self._untold
 
     async def sync_with_backend(self) -> None:
         try:
@@ -110,12 +123,15 @@ async def wait_for_server() -> None:
 
 
 async def end_flows(worker: Worker) -> None:
-    """Ask the processes of all flow runs to end, as Ctrl-C would, and wait for them; also those about to be started."""
+    """Ask the processes of all flow runs to end, as Ctrl-C would, and wait for them; also those about to be started.
+
+    One that is asked before it listens just dies: then the worker says that it crashed, and is given time for that.
+    """
     asked: set[int] = set()
     deadline = time.monotonic() + FLOW_SECONDS
     while time.monotonic() < deadline:
         running = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-        if not running and not worker._submitting_flow_run_ids:
+        if not running and worker.idle():
             return
         for child in running:
             if child.pid not in asked:
