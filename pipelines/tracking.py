@@ -103,6 +103,13 @@ def close_dead(home: Home, experiment: str) -> None:
     mlflow_tracker.close_dead(home, *mlflow_tracker.connect(home, experiment))
 
 
+def close_all_dead(home: Home) -> None:
+    """The same for the experiments of all dead runs of this home."""
+    folders = [path for path in home.runs.glob("*") if path.is_dir()]
+    for name in sorted({found for folder in folders if (found := _died(folder)) is not None}):
+        close_dead(home, name)
+
+
 def catch_up(recipe: Recipe, home: Home) -> threading.Thread:
     """In the background: send what other runs of this home have left behind, close those of dead processes."""
 

@@ -188,14 +188,19 @@ def open_corpus(
     return Corpus(source, other, settings.source, settings.other)
 
 
+def library_file(cache: Path) -> Path:
+    """Where the docstrings of the installed libraries are kept."""
+    key = hash_json({"builder": embedded.VERSION, "python": sys.version_info[:2], **embedded.library_versions()})
+    return cache / f"embedded-{key}.json"
+
+
 def library_documents(cache: Path, progress: Progress | None = None, waiter: Waiter = ANYBODY) -> list[Document]:
     """The docstrings of the installed libraries, kept in the folder ``cache``; :class:`BadInput` if one is missing."""
-    key = hash_json({"builder": embedded.VERSION, "python": sys.version_info[:2], **embedded.library_versions()})
 
     def made() -> list[Document]:
         return list(unique(embedded.docstrings(progress)))
 
-    return kept(cache / f"embedded-{key}.json", f"the text {EMBEDDED}", made, waiter)
+    return kept(library_file(cache), f"the text {EMBEDDED}", made, waiter)
 
 
 def _documents(
