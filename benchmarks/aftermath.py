@@ -101,7 +101,7 @@ def marked(value: str) -> list[psutil.Process]:
 def left_over(home: Path, temporary: Path) -> list[Any]:
     """Drafts, training states and temporary files that nobody will take up again.
 
-    Torch's own cache of compiled code is not one: it makes that folder once a user, when it is imported.
+    Torch's own cache of compiled code is none, nor are the slots: these folders are made once a user.
     """
-    files = [path for path in temporary.glob("*") if not path.name.startswith("torchinductor_")]
+    files = [path for path in temporary.glob("*") if not path.name.startswith(("torchinductor_", "attar-slots-"))]
     return [*home.glob("store/tmp/*"), *home.glob("store/state/*"), *files]
