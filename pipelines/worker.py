@@ -18,12 +18,13 @@ from typing import Any
 
 import httpx
 import psutil
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging import get_logger
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from attar.errors import BadInput
+from pipelines.lost_runs import OPEN
 
 FLOW_SECONDS = 30.0  # for the flows: longer than what they give their stages
 ASK_SECONDS = 2.0
@@ -74,6 +75,16 @@ class Worker(ProcessWorker):
             return await super()._submit_run_and_capture_errors(*arguments, **more)
         finally:
             self._untold -= 1
+
+    async def _propose_crashed_state(
+        self, flow_run: FlowRun, message: str, client: PrefectClient | None = None
+    ) -> None:
+        """Prefect's executor has said so before; said once more, it would undo a retry that was asked for since."""
+        with suppress(Exception):  # not known: then it is said
+            known = await self.client.read_flow_run(flow_run.id)
+            if known.state is not None and known.state.type not in OPEN:
+                return
+        await super()._propose_crashed_state(flow_run, message, client)
 
     def idle(self) -> bool:
         """Whether no flow run is being started, and the server knows of the end of all that were."""
