@@ -19,6 +19,7 @@ from attar.questions import Choosing, Question, Task, fingerprints
 from attar.responses.prompts import Prompt, made_prompts
 from attar.suite import Suite
 from attar.user_tasks import read_tasks
+from attar.waiting import ANYBODY, Waiter
 
 GENERATION = "generation"
 LM_EVAL = "lm_eval"
@@ -58,20 +59,23 @@ class Exam:
                 )
 
 
-def set_exam(suite: Suite, corpus: Corpus, cache: Path, progress: Progress | None = None) -> Exam:
+def set_exam(
+    suite: Suite, corpus: Corpus, cache: Path, progress: Progress | None = None, waiter: Waiter = ANYBODY
+) -> Exam:
     """The exam of a suite.
 
     Args:
         corpus: the data of the recipe; prompts are about its held-out part.
         cache: folder where the docstrings of the libraries are kept, see :func:`attar.data.open_corpus`.
         progress: hears (done, total) while the libraries are read.
+        waiter: waits while another process reads them.
 
     Raises:
         BadInput: a task's file is missing or wrong, or there is less to ask than was asked for.
     """
     tasks: list[Task] = []
     if suite.choices or suite.facts:
-        documents = library_documents(cache, progress)
+        documents = library_documents(cache, progress, waiter)
         if suite.choices:
             half = suite.choices // 2
             tasks.append(Choosing("describes/easy", _enough(questions(documents, "easy", half), half, "choices")))

@@ -1,8 +1,8 @@
 """One processor, or one GPU, serves one job at a time across all runs of this machine.
 
 A slot is a lock in the folder of ``ATTAR_SLOTS``, by default one of the user's own in the system's temporary folder.
-Whoever takes both takes the lock of its artifact first and the slot after, and nobody waits for an artifact while it
-holds a slot: so nobody waits in a circle.
+Whoever takes both takes the lock of its artifact first and the slot after, and nobody waits for an artifact or a text
+while it holds a slot: so nobody waits in a circle.
 """
 
 import os

@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from attar.store import MANIFEST
 from pipelines import journal
+from pipelines.process import alive
 
 MARK = "ATTAR_KILL_LOOP"  # in the environment of everything that a round starts
 
@@ -23,7 +24,7 @@ class Counts:
     recomputed: int = 0  # stages that were finished before the kill and ran again
     different: int = 0  # final models whose bytes differ from those of the undisturbed run
     unclosed: int = 0  # MLflow runs left RUNNING, or of the run that finished and incomplete
-    orphans: int = 0  # processes
+    orphans: int = 0  # processes, and runs that count as alive without one
     temporary: int = 0  # files and folders, in the store and in the system's temporary folder
     notes: list[str] = field(default_factory=list)
 
@@ -80,6 +81,11 @@ def unclosed(uri: str, run: Path, steps: int) -> list[str]:
     return wrong
 
 
+def held(home: Path) -> list[str]:
+    """Runs that count as alive; asked when all their processes are gone."""
+    return [f"{folder.name} counts as alive" for folder in sorted(home.glob("runs/*")) if alive(folder)]
+
+
 def marked(value: str) -> list[psutil.Process]:
     """Living processes that carry a round's mark."""
     found = []
@@ -95,7 +101,7 @@ def marked(value: str) -> list[psutil.Process]:
 def left_over(home: Path, temporary: Path) -> list[Any]:
     """Drafts, training states and temporary files that nobody will take up again.
 
-    Torch's own cache of compiled code is not one: it makes that folder once a user, when it is imported.
+    Torch's own cache of compiled code is none, nor are the slots: these folders are made once a user.
     """
-    files = [path for path in temporary.glob("*") if not path.name.startswith("torchinductor_")]
+    files = [path for path in temporary.glob("*") if not path.name.startswith(("torchinductor_", "attar-slots-"))]
     return [*home.glob("store/tmp/*"), *home.glob("store/state/*"), *files]

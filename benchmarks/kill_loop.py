@@ -27,7 +27,7 @@ from pathlib import Path
 
 import psutil
 import yaml
-from aftermath import MARK, Counts, finished, left_over, marked, recomputed, unclosed, weights
+from aftermath import MARK, Counts, finished, held, left_over, marked, recomputed, unclosed, weights
 from form import Form
 from servers import Servers, served
 
@@ -155,6 +155,7 @@ def count(current: Round, before: set[str], run: Path, reference: str, orphans: 
     counts.add("different", [run.name] if weights(run) != reference else [])
     subprocess.run(current.command("sync"), env=current.environment, check=True, stdout=subprocess.DEVNULL)
     counts.add("orphans", current.wait_until_gone())
+    counts.add("orphans", held(current.home))
     counts.add("unclosed", unclosed(current.servers.mlflow, run, STAGES))
     counts.add("temporary", left_over(current.home, current.temporary))
     return counts

@@ -18,9 +18,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from attar.errors import BadInput, StageFailed
+from attar.errors import BadInput, StageFailed, first_line
 from attar.store import COLLECTING
-from pipelines import mlflow_registry
+from pipelines import mlflow_registry, tracking
 from pipelines.home import Home
 from pipelines.inventory import read_items, read_runs
 from pipelines.retention import Item, Rule, Sort, expired
@@ -89,10 +89,12 @@ def collect(home: Home, rule: Rule, delete: bool) -> Collected:
     with home.store.lock(COLLECTING, wait=False) as held:
         if not held:
             raise BadInput(
-                f"a run in {home.root} is being planned, or a gate of it tries values, and what it needs is not known "
-                "yet; try again when that is done"
+                f"a run in {home.root} is being planned, and what it needs is not known yet; try again when that is "
+                "done"
             )
-        gone, busy = _set_aside(home, found())
+        items = found()
+        _close_dead(home)  # who closes runs of dead processes knows them by their folders
+        gone, busy = _set_aside(home, items)
     for place in gone.values():
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place, ignore_errors=True)
@@ -103,6 +105,16 @@ def collect(home: Home, rule: Rule, delete: bool) -> Collected:
             "who owns them"
         )
     return Collected(home, tuple(gone), True, tuple(busy))
+
+
+def _close_dead(home: Home) -> None:
+    try:
+        tracking.close_all_dead(home)
+    except Exception as error:
+        raise StageFailed(
+            f"MLflow at {mlflow_registry.shown(home)} cannot be told which runs died ({first_line(error)}), so nothing "
+            "is deleted; try again when it can"
+        ) from None
 
 
 def _set_aside(home: Home, items: Iterable[Item]) -> tuple[dict[Item, Path], list[Item]]:

@@ -11,13 +11,14 @@ import yaml
 from attar import machine
 from attar.errors import StageFailed, first_line
 from attar.events import Event
-from attar.store import Kind
+from attar.store import COLLECTING, Kind
 from pipelines import changes, plot, report, samples
 from pipelines.child import events_file, run_child
 from pipelines.following import Watch
 from pipelines.gates import Decision
+from pipelines.inventory import named
 from pipelines.journal import Curves, Journal
-from pipelines.plan import Plan, Step
+from pipelines.plan import Plan, Step, make_plan
 from pipelines.process import this_process
 from pipelines.recipe import Recipe
 from pipelines.report import Reference, Report, Row
@@ -176,6 +177,14 @@ class Execution:
         link.parent.mkdir(exist_ok=True)
         if not link.is_symlink():
             link.symlink_to(os.path.relpath(step.made.folder, link.parent), target_is_directory=True)
+
+    def planned(self, recipe: Recipe) -> Plan:
+        """The plan of a changed recipe; the journal names what it needs before anybody can collect it."""
+        home = self.plan.home
+        with home.store.lock(COLLECTING, shared=True):
+            plan = make_plan(recipe, home, complete=True)
+            self.journal.write("planned", needs=sorted(named(home, changes.identities(plan))))
+        return plan
 
     def decided(self, decision: Decision, plan: Plan | None = None) -> None:
         """Record what a gate came to; with the plan that the run goes on with, what that makes anew is dropped."""

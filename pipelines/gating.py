@@ -11,11 +11,11 @@ from attar import scores
 from attar.errors import BadInput, GateFailed
 from attar.facts import ModelFacts
 from attar.scores import Scores
-from attar.store import COLLECTING, Store
+from attar.store import Store
 from pipelines import bisect, foresight, gate_edits, gates
 from pipelines.execution import Execution, first_other
 from pipelines.gates import MEASURES, Bisect, Decision, Figure, Gate, Insert, Judgement, Number
-from pipelines.plan import Plan, Step, make_plan
+from pipelines.plan import Plan, Step
 from pipelines.recipe import Recipe
 from pipelines.report import Row
 
@@ -50,9 +50,8 @@ class Gatekeeper:
                 continue
             if gate.breach == "stop":
                 self._stop(_decision(number, gate, step, judged))
-            with self.execution.plan.home.store.lock(COLLECTING, shared=True):  # what is planned with stays
-                act = self._bisect if isinstance(gate.breach, Bisect) else self._insert
-                return act(number, gate, step, judged)
+            act = self._bisect if isinstance(gate.breach, Bisect) else self._insert
+            return act(number, gate, step, judged)
         return step.index + 1 if step.index + 1 < len(self.execution.plan.steps) else None
 
     def _judge(self, gate: Gate, row: Row) -> Judgement:
@@ -70,7 +69,7 @@ class Gatekeeper:
         entries = gate_edits.spent(recipe.gates, number)
         try:
             changed = recipe.changed(*gate_edits.with_stage(recipe.stages, entries, gate))
-            plan = make_plan(changed, self.execution.plan.home, complete=True)
+            plan = self.execution.planned(changed)
         except BadInput as error:  # such as a size that is still beyond the limit
             self._stop(_decision(number, gate, step, Judgement(False, f"{judged.text}; {error}")))
         again = first_other(self.execution.plan, plan)
@@ -85,9 +84,8 @@ class Gatekeeper:
         recipes = self._milder(asked, number)
 
         def keeps(value: Number) -> bool:
-            row = None
             try:
-                plans[value] = make_plan(recipes[value], self.execution.plan.home, complete=True)
+                plans[value] = self.execution.planned(recipes[value])
             except BadInput as error:
                 found = Judgement(False, str(error))
             else:
@@ -95,8 +93,7 @@ class Gatekeeper:
                 found = self._judge(gate, row)
             probes.append({"value": value, "kept": found.kept, "text": found.text})
             told = probes[-1] | {"text": f"{asked.setting}={value}: {found.text}"}
-            needs = [row.fingerprint, row.evaluation] if row else []
-            self.execution.journal.write("probe", step=step.index, gate=number, **told, needs=needs)
+            self.execution.journal.write("probe", step=step.index, gate=number, **told)
             return found.kept
 
         value = bisect.boldest(list(recipes), keeps, asked.probes)

@@ -22,7 +22,7 @@ from pipelines.retention import Item, Run, Sort
 FINGERPRINT = re.compile(rf"[0-9a-f]{{{LENGTH}}}")
 DRAFT = re.compile(rf"[a-z.-]+-({FINGERPRINT.pattern})")
 KINDS: tuple[Sort, ...] = ("model", "dataset", "teacher-cache", "evaluation")
-TOLD = ("run", "step", "measured", "probe", "gate")  # the records that name fingerprints
+TOLD = ("run", "step", "measured", "planned")  # the records that name fingerprints
 
 
 def read_runs(home: Home) -> list[Run]:
@@ -67,14 +67,14 @@ def _run(home: Home, folder: Path, records: list[journal.Record]) -> Run:
     begun = [index for index, record in enumerate(records) if record["kind"] == "run"]
     sent = journal.unsent(folder) == 0
     if not begun:  # planned and then gone; one that plans now holds the lock that gc takes
-        return Run(folder.name, "", folder.stat().st_mtime, False, False, sent, frozenset())
+        return Run(folder.name, "", folder.stat().st_mtime, alive(folder), False, sent, frozenset())
     first = records[begun[-1]]  # the last: a run that was tried again writes on
     ends = [record["status"] for record in records[begun[-1] :] if record["kind"] == "end-run"]
     return Run(
         id=folder.name,
         name=str(first["name"]),
         begun=float(first["time"]),
-        live=not ends and alive(first["process"]),
+        live=not ends and alive(folder),
         finished=bool(ends) and ends[-1] == "finished",
         sent=sent,
         needs=named(home, [record for record in records if record["kind"] in TOLD]),

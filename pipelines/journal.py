@@ -9,7 +9,8 @@ Records are JSON objects with ``kind`` and ``time``:
     metrics   step, points [[name, value, at, time], …]       loss curves, in batches
     step      step, name, cached, fingerprint, settings, inputs, teacher
     measured  step, row                                       a line of the report
-    probe     step, gate, value, kept, text, needs            a value that a gate tries
+    planned   needs                                           fingerprints: a gate goes on, or tries, with these
+    probe     step, gate, value, kept, text                   a value that a gate tried
     gate      step, decision, again, needs                    what a gate came to; from step ``again`` on all runs anew
     champion  run, policy, row                                the final model is up for the champion of a line
     warning   step, text
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.credentials import without_credentials
+from pipelines import process
 from pipelines.sender import NEVER, Sender, Tracker, mark_sent, sent
 
 Record = dict[str, Any]
@@ -44,10 +46,14 @@ class NullTracker:
 
 
 class Journal:
-    """Appends records; a :class:`Sender` passes them on to the tracker. Any thread may write."""
+    """Appends records; a :class:`Sender` passes them on to the tracker. Any thread may write.
+
+    Who has opened a run's journal is the run's process, see :func:`pipelines.process.alive`.
+    """
 
     def __init__(self, folder: Path, tracker: Tracker) -> None:
         self.folder = folder
+        process.hold(folder)
         path = folder / JOURNAL
         _mend(path)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (until close)

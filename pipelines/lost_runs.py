@@ -68,7 +68,7 @@ def _dead(home: Home, names: set[str]) -> dict[str, list[Record]]:
         if len(found) == len(names):
             break
         begun = _first(path)
-        if begun is not None and begun.get("flow_run") in names and not alive(begun["process"]):
+        if begun is not None and begun.get("flow_run") in names and not alive(path.parent):
             found[begun["flow_run"]] = journal.read(path.parent)
     return found
 

@@ -18,15 +18,16 @@ NAME = "attar: runs whose worker died"
 HEARTBEAT_SECONDS = 30  # the least that Prefect takes
 SILENCE_SECONDS = 600  # an outage silences heartbeats too: longer than a run bears with one
 ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
-MESSAGE = (
-    f"no heartbeat for {SILENCE_SECONDS} s: its worker or its machine died, or could not reach the server; "
-    "prefect flow-run retry goes on from here"
-)
 
 
-def watch(client: "SyncPrefectClient", flows: Sequence[str]) -> None:
-    """Install the automation; the same one stays untouched, since an update forgets whom it watches."""
-    wanted = _automation(flows)
+def watch(client: "SyncPrefectClient", flows: Sequence[str], silence: int = SILENCE_SECONDS) -> None:
+    """Install the automation; the same one stays untouched, since an update forgets whom it watches.
+
+    Args:
+        flows: names of the flows that are watched.
+        silence: seconds without a heartbeat after which a run is taken for dead.
+    """
+    wanted = _automation(flows, silence)
     found = client.read_automations_by_name(NAME)
     for double in found[1:]:
         client.delete_automation(double.id)
@@ -36,7 +37,7 @@ def watch(client: "SyncPrefectClient", flows: Sequence[str]) -> None:
         client.update_automation(found[0].id, wanted.model_copy(update={"enabled": found[0].enabled}))
 
 
-def _automation(flows: Sequence[str]) -> "AutomationCore":
+def _automation(flows: Sequence[str], silence: int) -> "AutomationCore":
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
@@ -44,7 +45,11 @@ def _automation(flows: Sequence[str]) -> "AutomationCore":
 
     heartbeat = "prefect.flow-run.heartbeat"
     ends = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
-    what = {"flows": list(flows), "ends": sorted(ends), "silence": SILENCE_SECONDS, "message": MESSAGE}
+    message = (
+        f"no heartbeat for {silence} s: its worker or its machine died, or could not reach the server; "
+        "prefect flow-run retry goes on from here"
+    )
+    what = {"flows": list(flows), "ends": sorted(ends), "silence": silence, "message": message}
     return AutomationCore(
         name=NAME,
         description=f"installed by attar deploy ({hash_json(what)})",
@@ -59,7 +64,7 @@ def _automation(flows: Sequence[str]) -> "AutomationCore":
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(seconds=SILENCE_SECONDS),
+            within=timedelta(seconds=silence),
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=MESSAGE)],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=message)],
     )

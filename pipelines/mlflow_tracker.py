@@ -30,7 +30,7 @@ ROLE = "pipeline.role"  # "pipeline" on parents, "stage" on nested runs
 RUN = "attar.run"
 STEP = "attar.step"
 ERROR = "attar.error"
-PROCESS = "attar.process"  # host, pid and start time of the process that writes the run
+PROCESS = "attar.process"  # host, pid and start time of the process that wrote the run
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 MAX_PARAM = 6000
 MAX_TAG = 5000
@@ -54,14 +54,25 @@ def connect(home: Home, experiment: str) -> tuple[MlflowClient, str]:
     return client, str(found.experiment_id)
 
 
-def close_dead(client: MlflowClient, experiment: str) -> None:
-    """Mark RUNNING runs whose process is gone as KILLED."""
-    running = client.search_runs([experiment], "attributes.status = 'RUNNING'", max_results=1000)
-    for run in running:
-        process = run.data.tags.get(PROCESS)
-        if process is not None and not alive(process):
-            client.set_tag(run.info.run_id, ERROR, "the process died; running the recipe again goes on from there")
-            client.set_terminated(run.info.run_id, "KILLED")
+def close_dead(home: Home, client: MlflowClient, experiment: str) -> None:
+    """Mark RUNNING runs of this home whose process is gone as KILLED. Those of other homes are not ours to judge."""
+    running = {
+        run.info.run_id for run in client.search_runs([experiment], "attributes.status = 'RUNNING'", max_results=1000)
+    }
+    for path in home.runs.glob(f"*/{RUNS}") if running else ():
+        if not alive(path.parent):
+            for run in sorted(running & set(_known(path.parent).values())):
+                client.set_tag(run, ERROR, "the process died; running the recipe again goes on from there")
+                client.set_terminated(run, "KILLED")
+
+
+def _known(folder: Path) -> dict[str, str]:
+    """The MLflow runs of a run: key → id."""
+    try:
+        known: dict[str, str] = json.loads((folder / RUNS).read_text())["runs"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return known
 
 
 class MlflowTracker:
@@ -72,10 +83,7 @@ class MlflowTracker:
         self.home = home
         self.folder = folder
         self.weights = weights
-        try:
-            self.runs: dict[str, str] = json.loads((folder / RUNS).read_text())["runs"]
-        except (OSError, ValueError, KeyError):
-            self.runs = {}
+        self.runs = _known(folder)
         # Of the run, which may be long gone when its journal is sent.
         self.process = next((r["process"] for r in reversed(journal.read(folder)) if r["kind"] == "run"), "")
         self._refusals: list[str] = []

@@ -91,7 +91,7 @@ def _died(folder: Path) -> str | None:
     """The experiment of a tracked run that never said how it ended and whose process is gone."""
     records = journal.read(folder) if (folder / RUNS).is_file() else []
     begun = next((record for record in records if record["kind"] == "run"), None)
-    if begun is None or journal.ended(records) or alive(begun["process"]):
+    if begun is None or journal.ended(records) or alive(folder):
         return None
     return Track.model_validate(begun["recipe"]["track"]).experiment
 
@@ -100,7 +100,14 @@ def close_dead(home: Home, experiment: str) -> None:
     """Mark as killed what processes that are gone left running."""
     from pipelines import mlflow_tracker
 
-    mlflow_tracker.close_dead(*mlflow_tracker.connect(home, experiment))
+    mlflow_tracker.close_dead(home, *mlflow_tracker.connect(home, experiment))
+
+
+def close_all_dead(home: Home) -> None:
+    """The same for the experiments of all dead runs of this home."""
+    folders = [path for path in home.runs.glob("*") if path.is_dir()]
+    for name in sorted({found for folder in folders if (found := _died(folder)) is not None}):
+        close_dead(home, name)
 
 
 def catch_up(recipe: Recipe, home: Home) -> threading.Thread:
@@ -123,7 +130,7 @@ def _send_rest(
 ) -> None:
     records = journal.read(folder)
     begun = next((record for record in records if record["kind"] == "run"), None)
-    if begun is None or (not journal.ended(records) and alive(begun["process"])):
+    if begun is None or (not journal.ended(records) and alive(folder)):
         return
     # Only this part of the recipe matters: the rest may be of an older version.
     track = Track.model_validate(begun["recipe"]["track"])

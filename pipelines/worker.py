@@ -18,12 +18,13 @@ from typing import Any
 
 import httpx
 import psutil
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging import get_logger
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from attar.errors import BadInput
+from pipelines.lost_runs import OPEN
 
 FLOW_SECONDS = 30.0  # for the flows: longer than what they give their stages
 ASK_SECONDS = 2.0
@@ -46,6 +47,7 @@ class Worker(ProcessWorker):
     job_configuration = Configuration
     _stopping = False
     _away = False
+    _untold = 0  # flow runs whose process has perhaps ended, but not their state
 
     @classmethod
     def __dispatch_key__(cls) -> str | None:
@@ -65,6 +67,28 @@ class Worker(ProcessWorker):
             return []
         self._back()
         return found
+
+    async def _submit_run_and_capture_errors(self, *arguments: Any, **more: Any) -> Any:
+        """From the start of a flow run's process to the word about how it ended."""
+        self._untold += 1
+        try:
+            return await super()._submit_run_and_capture_errors(*arguments, **more)
+        finally:
+            self._untold -= 1
+
+    async def _propose_crashed_state(
+        self, flow_run: FlowRun, message: str, client: PrefectClient | None = None
+    ) -> None:
+        """Prefect's executor has said so before; said once more, it would undo a retry that was asked for since."""
+        with suppress(Exception):  # not known: then it is said
+            known = await self.client.read_flow_run(flow_run.id)
+            if known.state is not None and known.state.type not in OPEN:
+                return
+        await super()._propose_crashed_state(flow_run, message, client)
+
+    def idle(self) -> bool:
+        """Whether no flow run is being started, and the server knows of the end of all that were."""
+        return not self._submitting_flow_run_ids and not self._untold
 
     async def sync_with_backend(self) -> None:
         try:
@@ -110,12 +134,15 @@ async def wait_for_server() -> None:
 
 
 async def end_flows(worker: Worker) -> None:
-    """Ask the processes of all flow runs to end, as Ctrl-C would, and wait for them; also those about to be started."""
+    """Ask the processes of all flow runs to end, as Ctrl-C would, and wait for them; also those about to be started.
+
+    One that is asked before it listens just dies: then the worker says that it crashed, and is given time for that.
+    """
     asked: set[int] = set()
     deadline = time.monotonic() + FLOW_SECONDS
     while time.monotonic() < deadline:
         running = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-        if not running and not worker._submitting_flow_run_ids:
+        if not running and worker.idle():
             return
         for child in running:
             if child.pid not in asked:

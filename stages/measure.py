@@ -44,15 +44,16 @@ def run_measure(spec: MeasureSpec, events: Events) -> Artifact:
         found = store.find("evaluation", spec.fingerprint)
         if found is not None:
             return found
+        texts = store.root / "dataset"
+        corpus = open_corpus(spec.data, texts, waiter=waiter)  # this, and the exam, may wait for another process
+        exam = set_exam(spec.suite, corpus, texts, waiter=waiter)
         with Slot(spec.machine.device, waiter):
-            return _make(spec, store, events)
+            return _make(spec, store, corpus, exam, events)
 
 
-def _make(spec: MeasureSpec, store: Store, events: Events) -> Artifact:
+def _make(spec: MeasureSpec, store: Store, corpus: Corpus, exam: Exam, events: Events) -> Artifact:
     started = time.time()
-    corpus = open_corpus(spec.data, store.root / "dataset")
     corpus.require_unchanged(spec.inputs)
-    exam = set_exam(spec.suite, corpus, store.root / "dataset")
     exam.require_unchanged(spec.inputs)
     model, origin = open_model(spec.model, store), open_model(spec.origin, store)
     draft = store.draft("evaluation", spec.fingerprint)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from attar import machine
-from attar.data import open_corpus
+from attar.data import Corpus, open_corpus
 from attar.errors import BadInput, Cancelled
 from attar.events import Events
 from attar.inputs import open_dataset, open_model
@@ -34,17 +34,23 @@ def run_stage(stage: Stage, spec: StageSpec, events: Events, cancelled: Callable
             # of a process that died after its last rename
             shutil.rmtree(store.state(spec.fingerprint), ignore_errors=True)
             return found
+        data = open_corpus(spec.data, store.root / "dataset", waiter=waiter)  # it may wait for another process
         with Slot(spec.machine.device, waiter) as slot:
-            return _compute(stage, spec, store, events, cancelled, slot)
+            return _compute(stage, spec, data, store, events, cancelled, slot)
 
 
 def _compute(
-    stage: Stage, spec: StageSpec, store: Store, events: Events, cancelled: Callable[[], bool], slot: Slot
+    stage: Stage,
+    spec: StageSpec,
+    data: Corpus,
+    store: Store,
+    events: Events,
+    cancelled: Callable[[], bool],
+    slot: Slot,
 ) -> Artifact:
     source, origin = open_model(spec.source, store), open_model(spec.origin, store)
     state = store.state(spec.fingerprint)
     state.mkdir(parents=True, exist_ok=True)
-    data = open_corpus(spec.data, store.root / "dataset")
     data.require_unchanged(spec.inputs)
     _require_unchanged(stage, spec)
     context = Context(

@@ -1,31 +1,32 @@
 """Documents kept as JSON, so that what is slow to read is read once: an identity line, then one JSON list."""
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from attar.data.documents import Document
 from attar.errors import BadInput
+from attar.waiting import ANYBODY, Waiter, hold
 
 
-def kept(path: Path, make: Callable[[], list[Document]]) -> list[Document]:
+def kept(path: Path, what: str, make: Callable[[], list[Document]], waiter: Waiter = ANYBODY) -> list[Document]:
     """What ``path`` holds; if it holds nothing, or not what was saved, what ``make`` returns, saved for next time.
 
-    Two processes that start together make it once. Raises :class:`BadInput` when nothing can be written there.
+    Two processes that start together make it once: the other one waits, and says for whom and for ``what``. Raises
+    :class:`BadInput` when nothing can be written there.
     """
     found = _load(path)
     if found is not None:
         return found
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115  # only the opening may fail as an unwritable cache
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(hold(path.with_suffix(".lock"), what, waiter))
+        except OSError as error:
+            raise _unwritable(path, error) from None
         found = _load(path)
         if found is None:
             found = make()

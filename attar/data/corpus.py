@@ -26,6 +26,7 @@ from attar.data.settings import EMBEDDED, TOPICS, DataSettings
 from attar.data.windows import bytes_by_owner, pack, pack_owned, text_bytes
 from attar.errors import BadInput, nearest
 from attar.fingerprint import hash_json
+from attar.waiting import ANYBODY, Waiter
 
 if TYPE_CHECKING:
     from attar.data.windows import Windows
@@ -163,40 +164,60 @@ def _identity(text: str) -> str:
 
 
 def open_corpus(
-    settings: DataSettings, cache: Path, relative_to: Path | None = None, progress: Progress | None = None
+    settings: DataSettings,
+    cache: Path,
+    relative_to: Path | None = None,
+    progress: Progress | None = None,
+    waiter: Waiter = ANYBODY,
 ) -> Corpus:
     """The corpus that the settings name.
 
     ``cache`` is a folder where what is slow to read (the docstrings of the libraries, datasets of the hub) is kept as
     JSON under a key of its versions. A relative path of the settings is looked for under ``relative_to`` (default: the
-    working folder). ``progress`` hears (done, total) while the libraries are read. Raises :class:`BadInput` for data
-    that is missing, empty, malformed, or the same for both texts.
+    working folder). ``progress`` hears (done, total) while the libraries are read. Another process may be reading the
+    same text, and ``waiter`` waits for it: so no slot is held meanwhile. Raises :class:`BadInput` for data that is
+    missing, empty, malformed, or the same for both texts.
     """
     if settings.source == settings.other:
         raise BadInput(
             f"data.source and data.other are both {settings.source!r}; the other text may never be trained on, so name "
             f"another one, or leave it out for {TOPICS!r}"
         )
-    source = _documents(settings.source, "source", settings, cache, relative_to, progress)
-    other = _documents(settings.other, "other", settings, cache, relative_to, progress)
+    source = _documents(settings.source, "source", settings, cache, relative_to, progress, waiter)
+    other = _documents(settings.other, "other", settings, cache, relative_to, progress, waiter)
     return Corpus(source, other, settings.source, settings.other)
 
 
-def library_documents(cache: Path, progress: Progress | None = None) -> list[Document]:
-    """The docstrings of the installed libraries, kept in the folder ``cache``; :class:`BadInput` if one is missing."""
+def library_file(cache: Path) -> Path:
+    """Where the docstrings of the installed libraries are kept."""
     key = hash_json({"builder": embedded.VERSION, "python": sys.version_info[:2], **embedded.library_versions()})
-    return kept(cache / f"embedded-{key}.json", lambda: list(unique(embedded.docstrings(progress))))
+    return cache / f"embedded-{key}.json"
+
+
+def library_documents(cache: Path, progress: Progress | None = None, waiter: Waiter = ANYBODY) -> list[Document]:
+    """The docstrings of the installed libraries, kept in the folder ``cache``; :class:`BadInput` if one is missing."""
+
+    def made() -> list[Document]:
+        return list(unique(embedded.docstrings(progress)))
+
+    return kept(library_file(cache), f"the text {EMBEDDED}", made, waiter)
 
 
 def _documents(
-    name: str, role: str, settings: DataSettings, cache: Path, relative_to: Path | None, progress: Progress | None
+    name: str,
+    role: str,
+    settings: DataSettings,
+    cache: Path,
+    relative_to: Path | None,
+    progress: Progress | None,
+    waiter: Waiter,
 ) -> list[Document]:
     if name == EMBEDDED:
-        return library_documents(cache, progress)
+        return library_documents(cache, progress, waiter)
     if name == TOPICS:
         return _topics()
     if name.startswith(hub.PREFIX):
-        documents = hub.read(name, settings.column, cache)
+        documents = hub.read(name, settings.column, cache, waiter)
     else:
         path = Path(relative_to or "", os.path.expanduser(name))
         if Path(name).name == name and not Path(name).suffix and not path.exists():

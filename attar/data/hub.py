@@ -9,6 +9,7 @@ from attar.data.documents import Document
 from attar.data.files import row, without
 from attar.errors import BadInput, first_line
 from attar.fingerprint import hash_json
+from attar.waiting import ANYBODY, Waiter
 
 VERSION = 1  # bump when other documents come out of the same rows
 PREFIX = "hub:"
@@ -34,7 +35,7 @@ def parse(source: str) -> HubName:
     return HubName(*match.groups())
 
 
-def read(source: str, column: str, cache: Path) -> list[Document]:
+def read(source: str, column: str, cache: Path, waiter: Waiter = ANYBODY) -> list[Document]:
     """The rows of the ``train`` split (of the first one when there is none), each a document.
 
     They are kept in ``cache``: a source is fetched once, so that a plan, its stages and the next run see the same
@@ -43,7 +44,7 @@ def read(source: str, column: str, cache: Path) -> list[Document]:
     """
     wanted = parse(source)
     key = hash_json({"version": VERSION, "source": wanted, "column": column})
-    return kept(cache / f"hub-{key}.json", lambda: _rows(source, wanted, column))
+    return kept(cache / f"hub-{key}.json", f"the text {source}", lambda: _rows(source, wanted, column), waiter)
 
 
 def _rows(source: str, wanted: HubName, column: str) -> list[Document]:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ from attar.errors import BadInput, StageFailed
 from attar.store import COLLECTING
 from pipelines import collection, embedded, inventory, mlflow_registry
 from pipelines.home import Home
-from pipelines.journal import Journal, NullTracker
-from pipelines.process import this_process
+from pipelines.journal import Journal, NullTracker, read
+from pipelines.plan import make_plan
+from pipelines.process import LOCK
+from pipelines.recipe import validate
 from pipelines.retention import Pins, Rule
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def ran(home: Home, run: str, *needs: str, end: bool = True, begun: float = LONG
     folder = home.runs / run
     folder.mkdir(parents=True)
     journal = Journal(folder, NullTracker())
-    journal.write("run", run=run, name="r", plan=[{"fingerprint": need} for need in needs], process=this_process())
+    journal.write("run", run=run, name="r", plan=[{"fingerprint": need} for need in needs], recipe={"track": {}})
     if end:
         journal.write("end-run", status="finished", text="", files=[])
     journal.close()
@@ -194,6 +196,23 @@ def test_registered_models_keep_their_weights(place: Home, monkeypatch: pytest.M
     assert left(place) == {"a", "b", "c", "d"}
 
 
+def test_a_dead_run_is_closed_in_mlflow_before_its_folder_goes(place: Home) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=place.mlflow_uri)
+    experiment = client.create_experiment("attar", artifact_location=place.mlflow_artifacts.as_uri())
+    ids = {name: client.create_run(experiment).info.run_id for name in ("died", "lives")}
+    for name, run in ids.items():
+        folder = ran(place, name, end=False)
+        (folder / mlflow_registry.RUNS).write_text(json.dumps({"experiment": experiment, "runs": {"parent": run}}))
+    (place.runs / "died" / LOCK).unlink()
+    assert [item.name for item in collection.collect(place, ALL, delete=True).items] == ["died"]
+    assert {name: client.get_run(run).info.status for name, run in ids.items()} == {
+        "died": "KILLED",
+        "lives": "RUNNING",
+    }
+
+
 def test_beside_a_run(attar: "Attar", finished: dict[str, Any], text: Path, tmp_path: Path) -> None:
     """An old home, a run in its last stage, everything collected that can be: the run is not disturbed."""
     beside = type(attar)(tmp_path / "home", text)
@@ -233,3 +252,46 @@ def test_beside_a_run(attar: "Attar", finished: dict[str, Any], text: Path, tmp_
     steps = beside("plan")["steps"]
     assert all(step["cached"] and step["measured"] for step in steps[:4])
     assert not steps[4]["cached"] and not steps[4]["measured"]  # the next run makes it again
+
+
+def test_beside_a_gate_that_tries_values(
+    document: dict[str, Any], home: Path, tmp_path: Path, write: Callable[[Any], Path]
+) -> None:
+    """A probe waits for its last stage; the old model that it goes on from is needed by nothing else."""
+    prune, rtn = document["stages"]
+    document["stages"] = [prune | {"ffn": 0.5}, rtn]
+    elsewhere, place = Home(tmp_path / "planned"), Home(home)
+    limit = make_plan(validate(document), elsewhere, complete=True).steps[-1].facts.parameters
+    bisect = {"setting": "stages.0.ffn", "within": [0.7, 0.1], "probes": 3}
+    gated = document | {
+        "stages": [prune | {"ffn": 0.1}, rtn],
+        "gates": [{"measure": "parameters", "max": limit, "breach": {"bisect": bisect}}],
+    }
+    document["stages"] = [prune | {"ffn": 0.6}, rtn]  # the first value that is tried
+    _, cut, rounded = make_plan(validate(document), elsewhere, complete=True).steps
+
+    def attar(verb: str, *more: str) -> list[str]:
+        return [sys.executable, "-m", "pipelines.cli", verb, *more, "--home", str(home)]
+
+    early = write(document | {"stages": document["stages"][:1]})
+    subprocess.run(attar("run", str(early), "--no-track"), check=True, capture_output=True)
+    (old,) = place.runs.iterdir()
+    records = [record | {"time": LONG_AGO} for record in read(old)]
+    (old / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    age(home)
+    store(place, "model", "a")
+    with place.store.lock(rounded.made.fingerprint):
+        process = subprocess.Popen(attar("run", str(write(gated)), "--no-track"), stdout=-1, stderr=-1)
+        while not (waiting := list(place.runs.glob("*/jobs/gate-0-probe-1/2-*/events.jsonl"))):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        done = subprocess.run(
+            attar("gc", "--yes", "--json", "--keep-runs", "0", "--older-than", "0d"), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    gone = {item["name"] for item in json.loads(done.stdout)["items"]}
+    assert {fingerprint("a"), old.name} <= gone and cut.made.fingerprint not in gone
+    _, complaints = process.communicate()
+    assert process.returncode == 0, complaints
+    jobs = [record["label"] for record in read(waiting[0].parents[3]) if record["kind"] == "child"]
+    assert "gate 0 probe 1 · 2 quantize.rtn" in jobs and "gate 0 probe 1 · 1 prune.width" not in jobs

@@ -1,8 +1,6 @@
 """MLflow: one parent, one nested run a stage, and nothing that stops the work when it is down."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,7 @@ from attar.errors import StageFailed
 from pipelines import embedded, journal, mlflow_link, tracking
 from pipelines.home import Home
 from pipelines.journal import Journal
-from pipelines.process import this_process
+from pipelines.process import LOCK, this_process
 from pipelines.recipe import Recipe, validate
 
 if TYPE_CHECKING:
@@ -84,6 +82,12 @@ def write(folder: Path, recipe: Recipe, home: Home, end: str = "finished", proce
     written.close()
 
 
+def write_dead(folder: Path, recipe: Recipe, home: Home) -> None:
+    """The same of a run that broke off with its process, on a machine of another name; its lock is nobody's."""
+    write(folder, recipe, home, end="", process="another-host/1/boot.1")
+    (folder / LOCK).unlink()
+
+
 def ends(home: Home) -> dict[str, str]:
     """Name of a run → how it ended; parents are called by their id."""
     return {run.data.tags.get("attar.run", run.info.run_name): run.info.status for run in runs_of(home)}
@@ -143,22 +147,14 @@ def test_a_run_that_somebody_deleted_does_not_block_the_others(place: Home, docu
 
 
 def test_runs_of_dead_processes_are_closed(place: Home, document: dict[str, Any]) -> None:
-    host, _, started = this_process().rsplit("/", 2)
     recipe = validate(document)
-    write(place.runs / "r1", recipe, place, end="", process=f"{host}/{gone()}/{started}")
+    write_dead(place.runs / "r1", recipe, place)
     write(place.runs / "r2", recipe, place, end="", process=this_process())
     assert {run.info.status for run in runs_of(place)} == {"RUNNING"}
     tracking.catch_up(recipe, place).join()
     parents = {run.data.tags["attar.run"]: run.info.status for run in runs_of(place) if "attar.run" in run.data.tags}
     assert parents == {"r1": "KILLED", "r2": "RUNNING"}
     assert [run.info.status for run in runs_of(place)].count("KILLED") == 2  # the stage of r1 as well
-
-
-def gone() -> int:
-    """Id of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def test_a_server_that_is_down_costs_a_warning_and_sync_sends_later(
@@ -181,11 +177,10 @@ def test_a_server_that_is_down_costs_a_warning_and_sync_sends_later(
 def test_sync_closes_what_died_and_goes_on_past_what_cannot_be_sent(
     place: Home, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host, _, started = this_process().rsplit("/", 2)
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
         write(place.runs / "r1", validate(document), place)
-        write(place.runs / "r2", validate(document), place, end="", process=f"{host}/{gone()}/{started}")
+        write_dead(place.runs / "r2", validate(document), place)
     broken = journal.read(place.runs / "r1")
     broken[0]["recipe"].pop("track")
     (place.runs / "r1" / journal.JOURNAL).write_text("".join(json.dumps(record) + "\n" for record in broken))
@@ -198,8 +193,7 @@ def test_sync_closes_what_died_and_goes_on_past_what_cannot_be_sent(
 
 
 def test_a_run_that_was_sent_in_part_is_not_called_dead(place: Home, document: dict[str, Any]) -> None:
-    host, _, started = this_process().rsplit("/", 2)
-    write(place.runs / "r1", validate(document), place, end="", process=f"{host}/{gone()}/{started}")
+    write_dead(place.runs / "r1", validate(document), place)
     ends = ({"kind": "end-step", "step": 1}, {"kind": "end-run", "text": "", "files": []})
     with open(place.runs / "r1" / journal.JOURNAL, "a") as file:
         file.writelines(json.dumps({"time": 2e9, "status": "finished", **end}) + "\n" for end in ends)

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 
+from attar.data import Document
+from attar.data.cache import kept
+from attar.data.corpus import library_file
+from attar.data.settings import EMBEDDED
 from attar.errors import StageFailed
 from attar.events import read
 from attar.slots import Slot
-from attar.waiting import Waiter
+from attar.waiting import Waiter, hold
 from pipelines.child import events_file
 from pipelines.estimate import Estimate
 from pipelines.execution import Execution
@@ -84,6 +88,24 @@ def test_a_stage_that_two_runs_need_is_computed_once(execution: Execution, tmp_p
     assert first["text"] == "waiting for the CPU: run zero (1 prune.width) holds it"
     assert second["text"] == f"waiting for artifact {spec.fingerprint}: run one holds it"
     assert (one["result"]["new"], two["result"]["new"]) == (True, False)
+
+
+def test_who_waits_for_a_text_says_so_and_leaves_the_cpu_to_others(
+    document: dict[str, Any], home: Path, text: Path, tmp_path: Path
+) -> None:
+    file = library_file(home / "store" / "dataset")
+    paragraphs = text.read_text().split("\n\n")
+    kept(file, "", lambda: [Document(f"d{i}", f"m{i}", found) for i, found in enumerate(paragraphs)])
+    planned = execution_of(document | {"data": {"source": EMBEDDED}}, home, ROUNDING)
+    aside = file.rename(file.with_suffix(".aside"))
+    with hold(file.with_suffix(".lock"), "", Waiter("run zero")):  # which reads it
+        job = waiting_job(planned.stage_spec(planned.plan.steps[1]), tmp_path / "job", "run one")
+        with hold(Slot("cpu").path, "", wait=False) as free:
+            assert free
+        aside.rename(file)
+    assert job.wait() == 0
+    first, second, *_ = read(events_file(tmp_path / "job"))[0]
+    assert (first["text"], second["text"]) == (f"waiting for the text {EMBEDDED}: run zero holds it", "")
 
 
 @pytest.mark.parametrize("stage", [ROUNDING, TRAINING], ids=lambda s: s["stage"])

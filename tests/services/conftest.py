@@ -17,9 +17,11 @@ import psutil
 import pytest
 import yaml
 
+from attar.slots import FOLDER
 from attar.tiny import tiny_model
 from pipelines import journal
 
+WORKER = "pipelines.worker"
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 DEPLOYMENTS = {
     "recipes": "recipes",
@@ -35,9 +37,13 @@ SECRET = {"TEACHER_TOKEN": "marked-secret-of-a-teacher"}  # which a worker has, 
 
 
 def environment() -> dict[str, str]:
-    """That of a user who named no servers; the tests' own silence would empty the logs of runs."""
-    mine = ("PREFECT_", "MLFLOW_", "ATTAR_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(mine)} | SECRET
+    """That of a user who named no servers; the tests' own silence would empty the logs of runs.
+
+    Only the slots stay those of the tests: they do not wait for runs of the user's.
+    """
+    theirs = ("PREFECT_", "MLFLOW_", "ATTAR_")
+    mine = {name: value for name, value in os.environ.items() if name == FOLDER or not name.startswith(theirs)}
+    return mine | SECRET
 
 
 def free_port() -> int:
@@ -154,6 +160,17 @@ class Served:
         state: dict[str, Any] = wait_for(ended)
         return state
 
+    def worker(self) -> psutil.Process:
+        """The worker's own process, without its guard."""
+        (found,) = (one for one in self.processes() if command_line(one).partition(" -m ")[2].startswith(WORKER))
+        return found
+
+    def python(self, *arguments: str) -> None:
+        """A program of somebody who names this Prefect server."""
+        command, named = [sys.executable, *arguments], {"PREFECT_API_URL": self.api}
+        done = subprocess.run(command, env=environment() | named, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def set_state(self, run: str, kind: str, name: str) -> None:
         wanted = {"state": {"type": kind, "name": name}, "force": kind == "SCHEDULED"}
         self.ask(f"flow_runs/{run}/set_state", wanted)
@@ -174,6 +191,19 @@ class Served:
     def records(self, flow_run: str, kind: str) -> list[dict[str, Any]]:
         """Records of one kind in the journals of a flow run."""
         return [record for path in self.folders(flow_run) for record in journal.read(path) if record["kind"] == kind]
+
+    def computed(self, flow_run: str) -> list[str]:
+        """Fingerprints of the artifacts that a flow run made itself, over all its attempts."""
+        made = []
+        for folder in self.folders(flow_run):
+            records = list(journal.read(folder))
+            steps = {record["step"]: record for record in records if record["kind"] == "step"}
+            ended = {
+                record["step"] for record in records if record["kind"] == "end-step" and record["status"] == "finished"
+            }
+            ran = {record["step"] for record in records if record["kind"] == "child" and record["what"] == "stage"}
+            made += [steps[step]["fingerprint"] for step in sorted(ran & ended)]
+        return made
 
     def tracked(self) -> dict[str, str]:
         """Status by name of every run that MLflow knows."""

@@ -8,7 +8,6 @@ from urllib.error import HTTPError
 import psutil
 import pytest
 
-from pipelines import journal
 from tests.services.conftest import SECRET
 
 if TYPE_CHECKING:
@@ -24,20 +23,6 @@ def until_the_second_stage(served: "Served", run: str) -> None:
         return any(record["step"] == 2 and record["what"] == "stage" for record in served.records(run, "child"))
 
     served.until(is_there)
-
-
-def computed(served: "Served", run: str) -> list[str]:
-    """Fingerprints of the artifacts that a flow run made itself, over all its attempts."""
-    made = []
-    for folder in served.folders(run):
-        records = list(journal.read(folder))
-        steps = {record["step"]: record for record in records if record["kind"] == "step"}
-        ended = {
-            record["step"] for record in records if record["kind"] == "end-step" and record["status"] == "finished"
-        }
-        ran = {record["step"] for record in records if record["kind"] == "child" and record["what"] == "stage"}
-        made += [steps[step]["fingerprint"] for step in sorted(ran & ended)]
-    return made
 
 
 def test_registering_again_changes_nothing(served: "Served") -> None:
@@ -64,7 +49,7 @@ def test_the_form_makes_what_the_command_line_makes(served: "Served") -> None:
     fingerprints = [step["fingerprint"] for step in planned["steps"]]
     rows = json.loads((served.folders(run)[0] / "report.json").read_text())["rows"]
     assert [row["fingerprint"] for row in rows] == fingerprints
-    assert len(computed(served, run)) == 2
+    assert len(served.computed(run)) == 2
 
     stages = served.deployment("stages")["parameters"]["stages"]
     stages[0] |= {"ffn": 0.5}
@@ -73,7 +58,7 @@ def test_the_form_makes_what_the_command_line_makes(served: "Served") -> None:
     assert [
         row["fingerprint"] for row in json.loads((served.folders(again)[0] / "report.json").read_text())["rows"]
     ] == fingerprints
-    assert computed(served, again) == []
+    assert served.computed(again) == []
 
 
 def test_a_finished_run_is_found_in_mlflow_and_says_what_it_did(served: "Served") -> None:
@@ -150,7 +135,7 @@ def test_a_killed_flow_is_crashed_and_a_retry_computes_nothing_twice(served: "Se
     served.until(lambda: served.flow_run(run)["state"]["type"] not in ("SCHEDULED", "PENDING", "CRASHED"))
     state = served.wait(run)
     assert state["type"] == "COMPLETED", state["message"]
-    made = computed(served, run)
+    made = served.computed(run)
     assert len(made) == len(set(made)) == 2
     assert served.tracked()[first] == "KILLED"
 
@@ -174,7 +159,7 @@ def test_a_schedule_fires_and_the_second_time_there_is_nothing_to_compute(served
         switch(False)
     first, second = finished()[:2]
     assert first["expected_start_time"] != second["expected_start_time"]
-    assert computed(served, second["id"]) == []
+    assert served.computed(second["id"]) == []
     (why,) = served.records(second["id"], "why")
     assert "nothing to compute" in why["text"]
     assert why["text"] in json.dumps(served.flow_run(second["id"])["state"])

@@ -1,17 +1,23 @@
 """``attar worker``: it waits for its server, outlasts it, is refused in one sentence, and ends when asked to."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines import prefect_server
+from pipelines.guard import POLL_SECONDS
 
 PASSWORD = "somebody:something"
 
@@ -42,11 +48,23 @@ class Server:
             self.process.kill()
             self.process.wait()
 
+    def ask(self, method: str, path: str, body: str = "") -> bytes:
+        """The answer; nothing where there is no such thing. With SQLite a busy server has to be asked again."""
+        while True:
+            connection = HTTPConnection("127.0.0.1", self.port)
+            connection.request(method, f"/api/{path}", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+            if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                return text if answer.status < HTTPStatus.BAD_REQUEST else b""
+            time.sleep(0.2)
+
     def workers(self) -> bytes:
-        connection = HTTPConnection("127.0.0.1", self.port)
-        connection.request("POST", "/api/work_pools/attar/workers/filter", "{}", {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        return answer.read() if answer.status == 200 else b""
+        return self.ask("POST", "work_pools/attar/workers/filter", "{}")
+
+    def state(self, run: str) -> str:
+        """Type of a flow run's state."""
+        return str(json.loads(self.ask("GET", f"flow_runs/{run}"))["state"]["type"])
 
 
 @pytest.fixture
@@ -101,3 +119,47 @@ def test_a_wrong_password_is_a_sentence(tmp_path: Path) -> None:
     said = output.read_text()
     assert "PREFECT_API_AUTH_STRING" in said and "Traceback" not in said
     assert "wrong" not in said and PASSWORD not in said
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["in the middle", "its process has begun"])
+def test_a_worker_that_is_stopped_while_it_starts_a_run_leaves_none_behind(
+    server: Server, folder: Path, tmp_path: Path, until: Callable[[Callable[[], object]], object], begun: bool
+) -> None:
+    server.start()
+    output, home = tmp_path / "worker.txt", tmp_path / "home"
+    command = [sys.executable, "-m", "pipelines.cli", "deploy", str(folder / "deployments.yaml"), "--home", str(home)]
+    subprocess.run(command, env={**os.environ, "PREFECT_API_URL": server.api}, check=True, capture_output=True)
+    worker = start_worker(server, output)
+    try:
+        until(lambda: b"ONLINE" in server.workers())
+        deployment = json.loads(server.ask("GET", "deployments/name/compress-recipe/recipe"))
+        body = json.dumps({"parameters": deployment["parameters"], "state": {"type": "SCHEDULED"}})
+        run = json.loads(server.ask("POST", f"deployments/{deployment['id']}/create_flow_run", body))["id"]
+        while server.state(run) == "SCHEDULED":  # without a pause: it is soon not in the middle any more
+            continue
+        assert server.process is not None
+        if begun:
+            until(lambda: flows(worker))
+        server.process.send_signal(signal.SIGSTOP)  # whatever the worker says next has no answer yet
+        worker.send_signal(signal.SIGTERM)
+        if begun:
+            until(lambda: not flows(worker))
+            for _ in range(10):  # it looks again, and stays until the server knows
+                time.sleep(POLL_SECONDS)
+        server.process.send_signal(signal.SIGCONT)
+        assert worker.wait() == 0, output.read_text()
+        assert server.state(run) in ("CRASHED", "CANCELLED"), output.read_text()
+        assert not list(home.glob("runs/*"))
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def flows(worker: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """Processes of flow runs below a worker's guard."""
+    found = []
+    for process in psutil.Process(worker.pid).children(recursive=True):
+        with suppress(psutil.Error):
+            if "pipelines.flow_process" in process.cmdline():
+                found.append(process)
+    return found
