@@ -1,6 +1,7 @@
-"""One processor, or one GPU, serves one job at a time across all runs of this machine.
+"""One processor, or one GPU, serves one job at a time across all runs of one user and one temporary folder.
 
-A slot is a lock in the folder of ``ATTAR_SLOTS``, by default one of the user's own in the system's temporary folder.
+A slot is a lock in the folder of ``ATTAR_SLOTS``, by default one of the user's own in the temporary folder: runs of
+other users, or with another ``TMPDIR``, wait for one another only where ``ATTAR_SLOTS`` names the same folder to them.
 Whoever takes both takes the lock of its artifact first and the slot after, and nobody waits for an artifact or a text
 while it holds a slot: so nobody waits in a circle.
 """

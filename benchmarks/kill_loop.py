@@ -120,7 +120,10 @@ def strike(kind: str, current: Round, seconds: float, pause: float) -> tuple[set
     if kind == "worker":
         offer = current.recipe.with_name("deployments.yaml")
         subprocess.run(
-            current.command("deploy", str(offer)), env=current.environment, check=True, stdout=subprocess.DEVNULL
+            current.command("deploy", str(offer), "--take-over"),  # from the round before, which had another home
+            env=current.environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
         worker = current.start("worker")
         Form(current.servers.prefect, ("", "")).submit("kill-loop", {})

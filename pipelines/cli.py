@@ -134,6 +134,7 @@ def deploy(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="deployments file: forms, schedules, their recipes")
     ] = Path("conf/deployments.yaml"),
+    take_over: Annotated[bool, typer.Option("--take-over", help="also what is registered for another home")] = False,
     home: HomeFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -145,7 +146,7 @@ def deploy(
     configure(place)
     from pipelines import deployments
 
-    done = deployments.deploy(file, place)
+    done = deployments.deploy(file, place, take_over)
     if as_json:
         _print_json({one.name: one.what for one in done})
         return

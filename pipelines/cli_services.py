@@ -8,7 +8,7 @@ import typer
 
 from pipelines.cli_options import HomeFolder
 
-PoolName = Annotated[str, typer.Option("--pool", help="work pool to serve")]
+PoolName = Annotated[str | None, typer.Option("--pool", help="work pool to serve [default: the file's, or attar]")]
 
 
 def add(app: typer.Typer) -> None:
@@ -39,18 +39,27 @@ def serve(
     services.serve(Home.open(home), file, (prefect_port, mlflow_port), say)
 
 
-def worker(pool: PoolName = "attar", home: HomeFolder = None) -> None:
+def worker(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="deployments file, whose pool is served")
+    ] = None,
+    pool: PoolName = None,
+    home: HomeFolder = None,
+) -> None:
     """Run what the Prefect server of PREFECT_API_URL hands out, until Ctrl-C."""
     from attar import slots
     from attar.errors import BadInput
-    from pipelines import guard
+    from pipelines import deployments_yaml, guard
     from pipelines.embedded import SILENT
     from pipelines.home import Home
 
     if not os.environ.get("PREFECT_API_URL"):
         raise BadInput("PREFECT_API_URL names no server; set it, or bring up everything here with: attar serve")
+    if file is not None and pool is not None:
+        raise BadInput(f"the pool is that of {file} or that of --pool; give one of them")
+    named = deployments_yaml.read(file).pool if file else deployments_yaml.Pool()
     chosen = {"ATTAR_HOME": str(Home.open(home).root)} if home else {}  # else that of the deployment
     chosen[slots.FOLDER] = str(slots.folder())  # the worker has a temporary folder of its own
     environment = SILENT | dict(os.environ) | chosen
-    command = guard.arguments(0, guard.worker(pool))
+    command = guard.arguments(0, guard.worker(pool or named.name))
     os.execve(command[0], command, environment)

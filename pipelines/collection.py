@@ -76,12 +76,12 @@ def collect(home: Home, rule: Rule, delete: bool) -> Collected:
     """
     if not home.root.is_dir():
         raise BadInput(f"there is no home {home.root}; name one with --home")
-    pins = mlflow_registry.pins(home)
 
     def found() -> list[Item]:
         now = time.time()
         items = read_items(home)  # before the runs: what a run makes after that is not among them
-        return expired(read_runs(home), items, pins, rule, now)
+        runs = read_runs(home)  # before the registry: what they registered until now is pinned
+        return expired(runs, items, mlflow_registry.pins(home), rule, now)
 
     if not delete:
         return Collected(home, tuple(found()), False)

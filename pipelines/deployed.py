@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.states import Cancelled as CancelledState
 from prefect.states import Completed, Failed
 from pydantic_core import PydanticUndefined
 
@@ -81,8 +82,8 @@ def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
         run = home.new_run(recipe.name)
         display.rename(f"{recipe.name} · {run}")
         result = compress.fn(recipe.model_dump(mode="json"), str(home.root), run)
-    except Cancelled:
-        raise
+    except Cancelled as error:  # not raised: Prefect would take it for a failure, with a traceback
+        return CancelledState(message=str(error))
     except AttarError as error:
         return Failed(message=without_credentials(str(error)))
     folder = home.runs / run

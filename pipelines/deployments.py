@@ -1,8 +1,11 @@
 """Registers the deployments file at a Prefect server, so that registering it again changes nothing.
 
-Prefect replaces schedules when a deployment is created anew, and with them what people switched in the UI; so what is
-there is compared and only differences are sent. A deployment's version says what it was made of: a hash, and whether
-the file wanted its schedule on. Only when the file changes its mind about that does it overrule the UI.
+Prefect replaces schedules when a deployment is created anew, and with them what people switched in the UI; so one that
+is there is updated, whatever its pool, and only when the file wants something else than before. A deployment's version
+says what the file wanted: a hash, and whether its schedule was to be on. What people changed in the UI is not compared:
+it stays until the file changes its mind, except the clock, which is always the file's.
+
+A deployment belongs to the home that its job variables name. That of another home is neither changed nor removed.
 """
 
 import os
@@ -34,12 +37,18 @@ class Done(NamedTuple):
     what: str  # created, changed, unchanged or removed
 
 
-def deploy(file: Path, home: Home) -> list[Done]:
+def deploy(file: Path, home: Home, take_over: bool = False) -> list[Done]:
     """Register everything in the file at the server of the environment, and remove what is no longer in it.
 
+    Args:
+        file: the deployments file.
+        home: where the runs of these deployments go.
+        take_over: also change, or remove from the file's pool, what is registered for another home.
+
     Raises:
-        BadInput: something in the file or one of its recipes is wrong, or the server does not answer; nothing was
-            registered then, unless the server refused or went away in the middle: deploying again goes on.
+        BadInput: something in the file or one of its recipes is wrong, another home has a deployment of the same name,
+            or the server does not answer; nothing was registered then, unless the server refused or went away in the
+            middle: deploying again goes on.
     """
     offer = load(file)
     url = _require_server()
@@ -49,18 +58,22 @@ def deploy(file: Path, home: Home) -> list[Done]:
 
     try:
         with get_client(sync_client=True) as client:
+            known = {deployment.name: _find(client, deployment) for deployment in offer.content.deployments}
+            if not take_over:
+                _require_own(offer.content.deployments, known, home)
             _pool(client, offer)
             flows = {form: client.create_flow_from_name(flow) for form, flow in FLOWS.items()}
-            known = {(found.flow_id, found.name): found for found in _registered(client, offer.content.pool.name)}
             done = []
             for deployment in offer.content.deployments:
-                flow = flows[deployment.form]
-                existing = known.pop((flow, deployment.name), None)
+                flow, existing = flows[deployment.form], known[deployment.name]
                 done.append(Done(deployment.name, _register(client, flow, deployment, existing, offer, home)))
-            for (flow, name), existing in known.items():
-                if flow in flows.values():
-                    client.delete_deployment(existing.id)
-                    done.append(Done(name, "removed"))
+            wanted = {(flows[deployment.form], deployment.name) for deployment in offer.content.deployments}
+            for left in _registered(client, offer.content.pool.name):
+                if left.flow_id not in flows.values() or (left.flow_id, left.name) in wanted:
+                    continue
+                if take_over or _home(left) == str(home.root):
+                    client.delete_deployment(left.id)
+                    done.append(Done(left.name, "removed"))
             lost_workers.watch(client, list(FLOWS.values()))
     except PrefectHTTPStatusError as error:
         if error.response.status_code in (401, 403):
@@ -89,6 +102,34 @@ def _require_server() -> str:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise BadInput(f"the Prefect server at {shown} does not answer ({first_line(error)}); see {API}") from None
     return str(shown)
+
+
+def _find(client: "SyncPrefectClient", deployment: Deployment) -> "DeploymentResponse | None":
+    """The deployment of this name, in whatever pool: Prefect knows one a flow and name, and would replace it."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return client.read_deployment_by_name(f"{FLOWS[deployment.form]}/{deployment.name}")
+    except ObjectNotFound:
+        return None
+
+
+def _home(existing: "DeploymentResponse") -> str:
+    """Which home a deployment belongs to; nothing for one that somebody made by hand."""
+    environment = (existing.job_variables or {}).get("env") or {}
+    return str(environment.get(HOME, ""))
+
+
+def _require_own(wanted: list[Deployment], known: "dict[str, DeploymentResponse | None]", home: Home) -> None:
+    for deployment in wanted:
+        existing = known[deployment.name]
+        if existing is not None and (whose := _home(existing)) != str(home.root):
+            owner = f"for the home {whose}" if whose else "by somebody else"
+            raise BadInput(
+                f"the deployment {deployment.name!r} of the flow {FLOWS[deployment.form]} is registered {owner}, in "
+                f"the pool {existing.work_pool_name!r}; give yours another name, or take it over for the home "
+                f"{home.root} with --take-over"
+            )
 
 
 def _pool(client: "SyncPrefectClient", offer: Offer) -> None:

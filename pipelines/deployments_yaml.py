@@ -88,14 +88,20 @@ class Offer(BaseModel):
     chosen: dict[str, Recipe]  # deployment → its recipe with its overrides
 
 
-def load(file: Path) -> Offer:
-    """Read and check a deployments file with every recipe it offers; raises :class:`BadInput` with one sentence."""
+def read(file: Path) -> Deployments:
+    """What the file says, without a look at its recipes; raises :class:`BadInput` with one sentence."""
     where = f"the deployments file {file}"
     document = recipe_yaml.parse(recipe_yaml.read_text(file), where)
     try:
-        content = Deployments(**document)
+        return Deployments(**document)
     except ValidationError as error:
         raise BadInput(f"{where}: {complaint(error, Deployments, 'key')}") from None
+
+
+def load(file: Path) -> Offer:
+    """Read and check a deployments file with every recipe it offers; raises :class:`BadInput` with one sentence."""
+    where = f"the deployments file {file}"
+    content = read(file)
     for index, deployment in enumerate(content.deployments):
         if deployment.schedule is not None:
             _check(deployment.schedule, f"{where}: deployments.{index}.schedule")

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import psutil
 
-from attar import machine
+from attar import machine, slots
 from attar.errors import BadInput
 from pipelines.home import Home
 
@@ -27,7 +27,7 @@ NEEDED = ("torch", "transformers", "safetensors", "tokenizers", "prefect", "mlfl
 def examine(home: Home) -> list[Finding]:
     """All findings, the machine first."""
     machine_findings = [_python(), *_libraries(), _fastapi(), _processor(), _gpu(), _memory()]
-    return [*machine_findings, *_home(home), _corpus(), _reader(), _demo()]
+    return [*machine_findings, *_home(home), _slots(), _corpus(), _reader(), _demo()]
 
 
 def _python() -> Finding:
@@ -87,6 +87,14 @@ def _home(home: Home) -> list[Finding]:
     free = machine.free_disk(home.root)
     disk = Finding("disk", "ok" if free > 5e9 else "note", f"{free / 1e9:.1f} GB free, the quickstart writes 4")
     return [Finding("home", "ok", f"{home.root}, writable, locks work"), disk]
+
+
+def _slots() -> Finding:
+    try:
+        place = slots.folder()
+    except BadInput as error:
+        return Finding("slots", "bad", str(error))
+    return Finding("slots", "ok", f"{place}: runs that share it compute one at a time; {slots.FOLDER} names another")
 
 
 def _corpus() -> Finding:

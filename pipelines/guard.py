@@ -4,17 +4,20 @@
 
 ``PARENT`` is the pid of the process to end with, or 0. A worker that is killed leaves its flows running, and they
 their stages: all of them become children of the guard, which asks them to end, waits, and then insists. The
-temporary files of the command lie in a folder of the guard, and go with it.
+temporary files of the command lie in a folder of the guard, and go with it. The guard holds a lock in that folder, so
+that others tell the folder of a dead guard also where they do not see its process, as in another container.
 """
 
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -22,11 +25,13 @@ from types import FrameType
 import psutil
 
 from attar.machine import adopt_orphans, die_with_parent
+from pipelines import process
 
 GRACE_SECONDS = 40.0  # for the command: longer than what it gives its own flows
 REST_SECONDS = 25.0  # for what it left behind: longer than what a flow gives its stage
 POLL_SECONDS = 0.1
-PREFIX = "attar-guard-"  # of its folder, then its pid
+PREFIX = "attar-guard-"  # of its folder
+DRAFT = ".attar-guard-"  # of the same folder until its lock is held
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -50,14 +55,14 @@ class Guard:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
                 signal.signal(number, self._stop)
         signal.signal(signal.SIGALRM, self._stop)
-        process = subprocess.Popen(
+        started = subprocess.Popen(
             command,
             env={**os.environ, "TMPDIR": temporary},
             start_new_session=True,  # the terminal's Ctrl-C comes to the guard alone
             preexec_fn=partial(die_with_parent, os.getpid()),
         )
-        self._process = process
-        self._pid = process.pid
+        self._process = started
+        self._pid = started.pid
         if self._asked:  # while it was being started
             os.kill(self._pid, signal.SIGTERM)
 
@@ -105,11 +110,24 @@ def _children() -> list[psutil.Process]:
 
 def sweep() -> None:
     """Remove the folders of guards that were killed themselves."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
-        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
-            if pid.isdecimal() and not psutil.pid_exists(int(pid)) and folder.lstat().st_uid == os.getuid():
+            found = folder.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not process.alive(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _temporary() -> Iterator[Path]:
+    """A folder that exists under its name only while this process lives and holds its lock."""
+    draft = Path(tempfile.mkdtemp(prefix=DRAFT))
+    process.hold(draft)
+    folder = draft.with_name(PREFIX + draft.name.removeprefix(DRAFT))
+    draft.rename(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(parent: int, command: list[str]) -> int:
@@ -118,8 +136,8 @@ def main(parent: int, command: list[str]) -> int:
     sweep()
     if parent:
         die_with_parent(parent, signal.SIGTERM)
-    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as temporary:
-        code = Guard(command, temporary).wait()
+    with _temporary() as temporary:
+        code = Guard(command, str(temporary)).wait()
         end_rest()
     return code if code >= 0 else 128 - code
 

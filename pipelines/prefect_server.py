@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Literal
 
 from attar.errors import StageFailed
+from pipelines.embedded import SILENT
 from pipelines.home import Home
 
 URL = "PREFECT_API_URL"
 ASK_SECONDS = 20.0
+OTHERS = ("PREFECT_SERVER_", "PREFECT_API_", "PREFECT_UI_")
 _OWN: list["subprocess.Popen[bytes]"] = []  # the embedded server of this process
 
 
@@ -43,7 +45,8 @@ def start(home: Home) -> None:
     # The socket is made here, so that nobody else can take the port before the server has it.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        process = launch(listener, "embedded", {**os.environ, "PREFECT_UI_ENABLED": "0"} | own_pages(port), log)
+        environment = alone() | SILENT | {"PREFECT_UI_ENABLED": "0", "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL"}
+        process = launch(listener, "embedded", environment | own_pages(port), log)
     # Not earlier: Prefect's threads send their last log lines while the interpreter shuts down.
     atexit.register(process.kill)
     if not wait(process, port, "/api/health"):
@@ -85,6 +88,11 @@ def wait(process: "subprocess.Popen[bytes]", port: int, path: str) -> bool:
             connection.close()
         time.sleep(0.1)
     return False
+
+
+def alone() -> dict[str, str]:
+    """This environment without what configures other servers of Prefect: a database of theirs, passwords, pages."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(OTHERS)}
 
 
 def own_pages(port: int) -> dict[str, str]:

@@ -119,9 +119,9 @@ def _listen(option: str, port: int) -> socket.socket:
 
 
 def _environment(home: Home, ports: tuple[int, int]) -> dict[str, str]:
-    """What the members have in common: everything in the home, nothing sent anywhere."""
+    """What the members have in common: everything in the home, nothing sent anywhere, no other server's settings."""
     return {
-        **os.environ,
+        **prefect_server.alone(),
         **SILENT,
         **prefect_server.directly(),
         "ATTAR_HOME": str(home.root),
@@ -180,6 +180,7 @@ def _ready(member: Member, port: int, path: str) -> None:
 def _deploy(home: Home, deployments: Path, environment: dict[str, str]) -> None:
     """In a process of its own: Prefect reads its settings once, at import."""
     command = [sys.executable, "-P", "-m", "pipelines.cli", "deploy", str(deployments), "--home", str(home.root)]
+    command.append("--take-over")  # the server is this home's alone, which may have been moved
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         text = (done.stderr.strip().splitlines() or ["it said nothing"])[-1].removeprefix("error: ")

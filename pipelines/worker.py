@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -29,6 +30,7 @@ from pipelines.lost_runs import OPEN
 FLOW_SECONDS = 30.0  # for the flows: longer than what they give their stages
 ASK_SECONDS = 2.0
 POLL_SECONDS = 0.2
+LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 class Configuration(ProcessJobConfiguration):
@@ -97,7 +99,7 @@ class Worker(ProcessWorker):
             self._outage(error)
 
     def _outage(self, error: httpx.HTTPError) -> None:
-        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+        if isinstance(error, httpx.HTTPStatusError) and not _means_wait(error.response.status_code):
             raise error  # it is there, and does not want us
         if not self._away:
             self._logger.warning("the Prefect server is away (%s); asking again until it is back", type(error).__name__)
@@ -115,22 +117,37 @@ async def wait_for_server() -> None:
     told = False
     while True:
         async with get_client() as client:
-            if await client.api_healthcheck() is None:
-                try:
-                    await client.read_work_pools(limit=1)
-                except httpx.HTTPStatusError as error:
-                    code = error.response.status_code
-                    if code in (401, 403):
-                        raise BadInput(
-                            f"the Prefect server refuses this worker with status {code}; "
-                            "give it the server's password in PREFECT_API_AUTH_STRING"
-                        ) from None
-                    raise
+            if await _answers(client):
                 return
             if not told:
                 logger.warning("waiting for the Prefect server at %s", client.api_url)
             told = True
         await asyncio.sleep(ASK_SECONDS)
+
+
+async def _answers(client: PrefectClient) -> bool:
+    """Whether the server serves; one that is overloaded, starting, or lost behind a proxy does not yet."""
+    if await client.api_healthcheck() is not None:
+        return False
+    try:
+        await client.read_work_pools(limit=1)
+    except httpx.HTTPStatusError as error:
+        code = error.response.status_code
+        if _means_wait(code):
+            return False
+        advice = (
+            "give it the server's password in PREFECT_API_AUTH_STRING"
+            if code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+            else "PREFECT_API_URL has to be the address of its API, such as http://127.0.0.1:4200/api"
+        )
+        raise BadInput(f"the Prefect server refuses this worker with status {code}; {advice}") from None
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def _means_wait(status: int) -> bool:
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in LATER
 
 
 async def end_flows(worker: Worker) -> None:
@@ -141,7 +158,7 @@ async def end_flows(worker: Worker) -> None:
     asked: set[int] = set()
     deadline = time.monotonic() + FLOW_SECONDS
     while time.monotonic() < deadline:
-        running = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+        running = [child for child in psutil.Process().children() if not _ended(child)]
         if not running and worker.idle():
             return
         for child in running:
@@ -150,6 +167,13 @@ async def end_flows(worker: Worker) -> None:
                 with suppress(psutil.NoSuchProcess):
                     child.terminate()
         await asyncio.sleep(POLL_SECONDS)
+
+
+def _ended(child: psutil.Process) -> bool:
+    try:
+        return bool(child.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:  # buried since
+        return True
 
 
 async def work(pool: str) -> None:

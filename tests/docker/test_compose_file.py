@@ -11,6 +11,8 @@ from typing import Any
 import compose_services
 import pytest
 
+from pipelines import guard
+
 DOCKER = compose_services.FILE.parent
 SERVICES = {"postgres", "prefect", "mlflow", "deploy", "worker"}
 
@@ -78,6 +80,19 @@ def test_only_the_servers_reach_the_database_and_it_reaches_nothing(services: di
     assert set(services["postgres"]["networks"]) == {"databases"}
     assert "ports" not in services["postgres"]
     assert re.search(r"databases:\s*\{internal: true\}", compose_services.FILE.read_text())
+
+
+def test_a_worker_is_given_the_time_that_its_guard_needs(services: dict[str, Any]) -> None:
+    needed = guard.GRACE_SECONDS + guard.REST_SECONDS
+    found = re.fullmatch(r"(?:(\d+)m)?(\d+)s", services["worker"]["stop_grace_period"])
+    assert found is not None
+    minutes, seconds = found.groups("0")
+    assert int(minutes) * 60 + int(seconds) > needed
+
+
+def test_deploy_and_worker_read_the_same_pool(services: dict[str, Any]) -> None:
+    file = services["deploy"]["command"][-1]
+    assert services["worker"]["command"] == ["attar", "worker", file]
 
 
 def test_new_secrets_fill_the_compose_file_once(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import stages
+from attar import slots
 from pipelines.cli import main
 
 if TYPE_CHECKING:
@@ -61,8 +62,15 @@ def test_doctor_examines(home: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert call("doctor", "--home", str(home), "--json") == 0
     findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
     assert findings["python"]["state"] == "ok" and findings["home"]["state"] == "ok"
+    assert str(slots.folder()) in findings["slots"]["text"]
     (home.parent / "file").touch()
     assert call("doctor", "--home", str(home.parent / "file")) == 2
+
+
+def test_a_worker_serves_one_pool(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    assert call("worker", "conf/deployments.yaml", "--pool", "attar") == 2
+    assert "give one of them" in capsys.readouterr().err
 
 
 def test_show_without_runs_is_a_sentence(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

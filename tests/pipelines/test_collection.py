@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,22 @@ def test_while_a_run_is_planned_nothing_is_deleted(place: Home) -> None:
         with pytest.raises(BadInput, match=r"is being planned, .* try again"):
             collection.collect(place, ALL, delete=True)
     assert left(place) == {"a"}
+
+
+def test_the_registry_is_read_after_the_runs_and_while_none_can_begin(
+    place: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run registered until it was found ended is pinned."""
+    kept, asked, pins = store(place, "model", "a"), [], mlflow_registry.pins
+
+    def late(home: Home) -> Pins:
+        with home.store.lock(COLLECTING, shared=True, wait=False) as free:
+            asked.append(free)
+        return replace(pins(home), fingerprints=frozenset({kept.name}))
+
+    monkeypatch.setattr(mlflow_registry, "pins", late)
+    collection.collect(place, ALL, delete=True)
+    assert asked == [False] and kept.is_dir()
 
 
 def test_links_and_strangers_are_left_alone(place: Home, tmp_path: Path) -> None:

@@ -107,10 +107,18 @@ class Server:
         self.url = url
 
     def attar(self, *arguments: str) -> Any:
-        command = [sys.executable, "-m", "pipelines.cli", *arguments, "--json"]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        done = self.called(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    def refused(self, *arguments: str) -> str:
+        done = self.called(*arguments)
+        assert done.returncode == 2, done.stderr
+        return done.stderr
+
+    def called(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "pipelines.cli", *arguments]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True)
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         import httpx
@@ -174,6 +182,24 @@ def test_registering_and_running(server: Server, folder: Path, content: Content,
     changed = registered(server)["nightly"]["schedules"][0]
     assert (changed["id"], changed["active"], changed["schedule"]["cron"]) == (schedule, False, "30 4 * * *")
     assert registered(server)["nightly"]["parameters"]["overrides"] == []
+
+    # with another pool they are the same still; those of another home are not touched
+    content["pool"] = {"name": "another"}
+    assert server.attar("deploy", str(save(folder, content)))["nightly"] == "changed"
+    moved = registered(server)["nightly"]
+    assert (moved["id"], moved["work_pool_name"]) == (nightly["id"], "another")
+    assert [(found["id"], found["active"]) for found in moved["schedules"]] == [(schedule, False)]
+    others = ("--home", str(home.parent / "others"))
+    before = registered(server)
+    refusal = server.refused("deploy", str(save(folder, content | {"pool": {"name": "third"}})), *others)
+    assert "'recipe'" in refusal and str(home) in refusal and "--take-over" in refusal
+    save(folder, content | {"deployments": [{"name": "theirs", "recipe": "small"}]})
+    assert server.attar("deploy", str(file), *others) == {"theirs": "created"}
+    assert server.attar("deploy", str(save(folder, content))) == dict.fromkeys(names, "unchanged")
+    assert registered(server).items() >= before.items() and "theirs" in registered(server)
+    assert not any(pool["name"] == "third" for pool in server.ask("POST", "/work_pools/filter", {}))
+    taken = server.attar("deploy", str(file), "--take-over")
+    assert taken == dict.fromkeys(names, "unchanged") | {"theirs": "removed"}
 
     # what left the file is removed, what people registered themselves stays
     del content["deployments"][2]

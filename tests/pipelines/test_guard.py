@@ -90,15 +90,25 @@ def test_who_does_not_listen_is_killed_at_the_second_signal(tmp_path: Path) -> N
 def test_the_folder_of_a_killed_guard_is_removed_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    kept = [tmp_path / f"{guard.PREFIX}{os.getpid()}-x", tmp_path / f"{guard.PREFIX}mine", tmp_path / "other"]
-    gone = tmp_path / f"{guard.PREFIX}{dead.pid}-x"
-    for folder in (*kept, gone):
-        folder.mkdir()
+    place = tmp_path / "tmp"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    guarded = Guarded(tmp_path, "time.sleep(600)")
+    # Not by its process: its name says nothing of one, and who shares the folder may not see it.
+    (place / "other").mkdir()
+    (place / f"{guard.PREFIX}link").symlink_to(place / "other")
+    kept = sorted([guarded.temporary, place / "other", place / f"{guard.PREFIX}link"])
+    assert sorted(place.iterdir()) == kept
     guard.sweep()
-    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    assert sorted(place.iterdir()) == kept and list(guarded.temporary.iterdir())
+    guarded.process.kill()
+    guarded.process.wait()
+    wait_for(lambda: not runs(guarded.command))
+    assert guarded.temporary.exists()
+    guard.sweep()
+    assert sorted(place.iterdir()) == [folder for folder in kept if folder != guarded.temporary]
+    os.kill(guarded.child, signal.SIGKILL)  # it had nobody left to end it
 
 
 def test_who_is_deaf_among_the_rest_is_killed_in_the_end(tmp_path: Path) -> None:

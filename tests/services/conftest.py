@@ -91,12 +91,17 @@ class Served:
         with open(self.output, "wb") as output:
             self.process = subprocess.Popen(
                 self.serving(),
-                env=environment(),
+                env=environment() | self.of_others(),
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
         wait_for(lambda: "Ctrl-C" in self.said() or self.process.poll() is not None)
         assert self.process.poll() is None, self.said() + self.logs()
+
+    def of_others(self) -> dict[str, str]:
+        """What the environment of somebody says who has another Prefect server: it is not the one that is served."""
+        database = f"sqlite+aiosqlite:///{self.folder / 'others.db'}"
+        return {"PREFECT_API_DATABASE_CONNECTION_URL": database, "PREFECT_SERVER_API_AUTH_STRING": "others:password"}
 
     def command(self, verb: str, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "pipelines.cli", verb, *arguments, "--home", str(self.home)]

@@ -61,6 +61,12 @@ def test_a_page_of_another_site_starts_nothing(served: "Served", headers: dict[s
     assert len(served.flow_runs()) == before
 
 
+def test_the_database_is_that_of_the_home_whatever_the_environment_says(served: "Served") -> None:
+    assert "PREFECT_API_DATABASE_CONNECTION_URL" in served.of_others()
+    assert served.flow_runs() is not None and (served.home / "prefect" / "prefect.db").is_file()
+    assert not (served.folder / "others.db").exists()
+
+
 def test_what_cannot_be_served_is_a_sentence(served: "Served", tmp_path: Path) -> None:
     other = [argument if argument != str(served.home) else str(tmp_path / "home") for argument in served.serving()]
     assert "already" in refused(served.serving())  # the same home

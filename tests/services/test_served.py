@@ -2,6 +2,7 @@
 
 import json
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
@@ -118,6 +119,29 @@ def test_a_cancelled_run_ends_with_its_children_and_keeps_what_is_finished(serve
     assert served.tracked()[folder.name] == "KILLED"
     planned = served.attar("plan", str(served.folder / "recipes" / "long.yaml"), "seed=1")
     assert [step["cached"] for step in planned["steps"]] == [True, True, False]
+
+
+def test_a_run_whose_job_was_asked_to_end_is_cancelled_everywhere(served: "Served") -> None:
+    run = served.submit("recipe", recipe="long", seed=5)
+    until_the_second_stage(served, run)
+    (flow,) = served.flow_processes()
+    folder = served.folders(run)[0]
+
+    def job() -> psutil.Process | None:
+        for process in flow.children(recursive=True):
+            with suppress(psutil.Error):
+                if any(f"{folder.name}/jobs/2-" in file.path for file in process.open_files()):
+                    return process
+        return None
+
+    # Its first word says that it listens.
+    served.until(lambda: any(file.read_text() for file in folder.glob("jobs/2-*/events.jsonl")))
+    found: psutil.Process = served.until(job)
+    found.terminate()
+    state = served.wait(run)
+    assert state["type"] == "CANCELLED" and "Traceback" not in state["message"], state
+    assert served.records(run, "end-run")[0]["status"] == "cancelled"
+    assert served.tracked()[folder.name] == "KILLED"
 
 
 def test_a_killed_flow_is_crashed_and_a_retry_computes_nothing_twice(served: "Served") -> None:

@@ -1,21 +1,26 @@
 """``attar worker``: it waits for its server, outlasts it, is refused in one sentence, and ends when asked to."""
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
 
+from attar.errors import BadInput
 from pipelines import prefect_server
 from pipelines.guard import POLL_SECONDS
 
@@ -59,8 +64,8 @@ class Server:
                 return text if answer.status < HTTPStatus.BAD_REQUEST else b""
             time.sleep(0.2)
 
-    def workers(self) -> bytes:
-        return self.ask("POST", "work_pools/attar/workers/filter", "{}")
+    def workers(self, pool: str = "attar") -> bytes:
+        return self.ask("POST", f"work_pools/{pool}/workers/filter", "{}")
 
     def state(self, run: str) -> str:
         """Type of a flow run's state."""
@@ -74,7 +79,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     made.stop()
 
 
-def start_worker(server: Server, output: Path, **more: str) -> subprocess.Popen[bytes]:
+def start_worker(server: Server, output: Path, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     settings = {
         "PREFECT_API_URL": server.api,
@@ -82,7 +87,7 @@ def start_worker(server: Server, output: Path, **more: str) -> subprocess.Popen[
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         **more,
     }
-    command = [sys.executable, "-m", "pipelines.cli", "worker"]
+    command = [sys.executable, "-m", "pipelines.cli", "worker", *arguments]
     with open(output, "wb") as file:
         return subprocess.Popen(command, env=kept | settings, stdout=file, stderr=file)
 
@@ -90,12 +95,13 @@ def start_worker(server: Server, output: Path, **more: str) -> subprocess.Popen[
 def test_a_worker_waits_for_its_server_and_outlasts_it(
     server: Server, tmp_path: Path, until: Callable[[Callable[[], object]], object]
 ) -> None:
-    output = tmp_path / "worker.txt"
-    worker = start_worker(server, output)
+    output, file = tmp_path / "worker.txt", tmp_path / "deployments.yaml"
+    file.write_text("pool: {name: another}\ndeployments: [{name: recipe, recipe: small}]\n")
+    worker = start_worker(server, output, str(file))
     try:
         until(lambda: "waiting for the Prefect server" in output.read_text())
         server.start()
-        until(lambda: b"ONLINE" in server.workers())
+        until(lambda: b"ONLINE" in server.workers("another"))
         server.stop()
         until(lambda: "is away" in output.read_text())
         server.start()
@@ -119,6 +125,52 @@ def test_a_wrong_password_is_a_sentence(tmp_path: Path) -> None:
     said = output.read_text()
     assert "PREFECT_API_AUTH_STRING" in said and "Traceback" not in said
     assert "wrong" not in said and PASSWORD not in said
+
+
+class Restless(BaseHTTPRequestHandler):
+    """A server that is well by its own account, and busy, gone or refusing when it is asked for more."""
+
+    answers: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        self._answer(HTTPStatus.OK, b"true")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if code := self.answers.pop(0):
+            self._answer(code, b"[]")
+        else:
+            self.close_connection = True  # without a word
+
+    def _answer(self, code: int, body: bytes) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("last", "sentence"), [(200, ""), (404, "PREFECT_API_URL"), (401, "PREFECT_API_AUTH_STRING")])
+def test_who_is_not_there_yet_is_waited_for_and_who_refuses_is_not(
+    monkeypatch: pytest.MonkeyPatch, last: int, sentence: str
+) -> None:
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    from pipelines import worker
+
+    monkeypatch.setattr(worker, "ASK_SECONDS", 0.01)
+    monkeypatch.setattr(Restless, "answers", [500, 0, 503, 429, last])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Restless) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/api"
+        with temporary_settings({PREFECT_API_URL: address, PREFECT_CLIENT_MAX_RETRIES: 0}):
+            with pytest.raises(BadInput, match=sentence) if sentence else nullcontext():
+                asyncio.run(worker.wait_for_server())
+        server.shutdown()
+    assert Restless.answers == []
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["in the middle", "its process has begun"])
