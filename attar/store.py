@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import psutil
 
+from attar import machine
 from attar.errors import BadInput, StageFailed
 from attar.fingerprint import sha256_file
 from attar.waiting import ANYBODY, Waiter, hold
@@ -149,6 +150,19 @@ class Store:
             raise BadInput(
                 f"the store {self.root} cannot be written ({error.strerror}); choose another folder with --home"
             ) from None
+
+    def require_room(self, needed: int) -> None:
+        """Raise :class:`StageFailed` if so many bytes have no place here.
+
+        The plan has looked at all steps together, but that was perhaps hours ago, and other runs write to the same
+        disk: a job asks again when its turn has come.
+        """
+        free = machine.free_disk(self.root)
+        if needed > free:
+            raise StageFailed(
+                f"up to {needed / 1e9:,.1f} GB are to be written, and {self.root} has {free / 1e9:,.1f} GB free; "
+                "make room and run the same command again: what is finished is kept"
+            )
 
 
 def _left_over(draft: Path) -> bool:

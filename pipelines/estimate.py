@@ -24,7 +24,10 @@ QUESTION_TOKENS, FACT_TOKENS, PROMPT_TOKENS, ANSWERS_AT_ONCE = 130, 40, 250, 8
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds, bytes at the peak of the process, and bytes of training state and of a teacher cache on disk."""
+    """Seconds, bytes at the peak of the process, and on disk: of training state, of what is kept for later jobs.
+
+    What is kept is a teacher cache, or the hidden states of the origin.
+    """
 
     seconds: float
     memory: int
@@ -48,6 +51,12 @@ def estimate_stage(stage: Stage, source: ModelFacts, teacher: ModelFacts, machin
         reopened = PROCESS_BYTES + stage.plan(source).opened_bytes(4)
     seconds = START_SECONDS + cost.flops / speed(machine)
     return Estimate(seconds, max(cost.memory + PROCESS_BYTES, reopened), cost.state, cost.cache)
+
+
+def hidden_bytes(suite: Suite, origin: ModelFacts, machine: Machine) -> int:
+    """What measuring the origin keeps for the other measurements: its last hidden states on both texts."""
+    width = 2 if machine.dtype == "bfloat16" else 4
+    return 2 * width * suite.windows * suite.length * origin.hidden
 
 
 def estimate_measure(suite: Suite, model: ModelFacts, origin: ModelFacts, machine: Machine) -> Estimate:

@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from attar import machine
 from attar.errors import StageFailed, first_line
 from attar.events import Event
 from attar.store import COLLECTING, Kind
@@ -91,6 +90,7 @@ class Execution:
             machine=self.plan.machine,
             fingerprint=step.made.fingerprint,
             who=self._who(step),
+            disk=step.keeps + 2 * step.work.state,
             seed=step.seed,
             settings=step.stage.settings(),
             source=step.source,
@@ -109,6 +109,7 @@ class Execution:
             machine=self.plan.machine,
             fingerprint=step.evaluation,
             who=self._who(step),
+            disk=step.measuring.cache,
             model=step.model,
             origin=self.plan.origin.model,
             suite=self.plan.recipe.measure,
@@ -124,8 +125,6 @@ class Execution:
     def child(self, index: int, spec: StageSpec | MeasureSpec, hear: Watch = lambda event: None) -> None:
         """Run a job in a child process; its curves go to the journal while it runs, and ``hear`` gets its events."""
         step = self.plan.steps[index]
-        if spec.do == "stage":
-            self._require_disk(step)
         estimate = step.work if spec.do == "stage" else step.measuring
         self.journal.write(
             "child", step=index, what=spec.do, label=self.title(step), events=spec.events, seconds=estimate.seconds
@@ -226,15 +225,6 @@ class Execution:
             self.journal.write("champion", run=self.run, policy=policy.model_dump(), row=asdict(made.final))
         self.journal.write("end-run", status=status, text=text, files=[str(path) for path in files])
         return made.as_json()
-
-    def _require_disk(self, step: Step) -> None:
-        """The plan looked at all steps together, perhaps hours ago, and other runs write to the same disk."""
-        needed, free = step.keeps + 2 * step.work.state, machine.free_disk(self.folder)
-        if needed > free:
-            raise StageFailed(
-                f"{step.label} writes up to {needed / 1e9:,.1f} GB, and {self.plan.home.root} has {free / 1e9:,.1f} GB "
-                "free; make room and run the same command again: what is finished is kept"
-            )
 
     def _who(self, step: Step) -> str:
         """How others that wait for a job of this run call it."""

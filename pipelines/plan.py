@@ -1,7 +1,7 @@
 """The plan of a recipe: what every step makes, what is already there, what it will take. Computes no tensor."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from attar import machine as hardware
@@ -14,7 +14,7 @@ from attar.store import Store
 from attar.suite import Suite
 from pipelines import advice, foresight, gate_edits
 from pipelines.chain import Link
-from pipelines.estimate import Estimate, estimate_measure, estimate_stage
+from pipelines.estimate import Estimate, estimate_measure, estimate_stage, hidden_bytes
 from pipelines.following import Watch
 from pipelines.home import Home
 from pipelines.materials import Material, open_model, require_obtainable, resolve_machine
@@ -339,6 +339,7 @@ class _Chain:
             environment |= {"threads": self.machine.threads, "processor": hardware.cpu_name()}
         evaluation = self.recipe.measure.fingerprint(evaluation_inputs, environment)
         teacher_facts = (teacher or self.origin).facts
+        hidden = 0 if stage else hidden_bytes(self.recipe.measure, made.facts, self.machine)
         if dataset is not None:
             cached = self.store.find("dataset", dataset.fingerprint) is not None
         else:
@@ -360,7 +361,9 @@ class _Chain:
             work=estimate_stage(stage, source.facts, teacher_facts, self.machine) if stage else Estimate(0, 0),
             measuring=Estimate(0, 0)
             if dataset
-            else estimate_measure(self.recipe.measure, made.facts, self.origin.facts, self.machine),
+            else replace(
+                estimate_measure(self.recipe.measure, made.facts, self.origin.facts, self.machine), cache=hidden
+            ),
             dataset=dataset,
             responses=responses,
         )
@@ -380,12 +383,10 @@ def _responses(link: Link, before: Sequence[Step]) -> DatasetRef | None:
 
 
 def _disk(steps: list[Step]) -> int:
-    """Bytes the uncached steps write at most: their models and teacher caches, and the largest training state (kept
-    twice while saved)."""
+    """Bytes that what is missing writes at most: models, teacher caches, hidden states, the largest training state."""
     to_run = [step for step in steps if not step.cached]
-    models = sum(step.keeps for step in to_run)
-    states = [2 * step.work.state for step in to_run]  # the new one is written before the old one is removed
-    return models + max(states, default=0)
+    kept = sum(step.keeps for step in to_run) + sum(step.measuring.cache for step in steps if not step.measured)
+    return kept + max((2 * step.work.state for step in to_run), default=0)  # the old one goes after the new one
 
 
 def _not_here(missing: tuple[str, ...], disk: int, free: int) -> list[str]:

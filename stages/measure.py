@@ -48,6 +48,7 @@ def run_measure(spec: MeasureSpec, events: Events) -> Artifact:
         corpus = open_corpus(spec.data, texts, waiter=waiter)  # this, and the exam, may wait for another process
         exam = set_exam(spec.suite, corpus, texts, waiter=waiter)
         with Slot(spec.machine.device, waiter):
+            store.require_room(spec.disk)
             return _make(spec, store, corpus, exam, events)
 
 

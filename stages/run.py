@@ -36,6 +36,7 @@ def run_stage(stage: Stage, spec: StageSpec, events: Events, cancelled: Callable
             return found
         data = open_corpus(spec.data, store.root / "dataset", waiter=waiter)  # it may wait for another process
         with Slot(spec.machine.device, waiter) as slot:
+            store.require_room(spec.disk)
             return _compute(stage, spec, data, store, events, cancelled, slot)
 
 

@@ -41,6 +41,7 @@ class _Job(_Frozen):
     machine: Machine
     fingerprint: str  # of the artifact this job makes
     who: str = ""  # how others that wait for this job call it: the run and the step
+    disk: int = 0  # bytes that it writes into the store at most
 
     @property
     def sizes(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Whole runs of the smoke recipe: what they report, what a second one does, what a killed one loses."""
 
+import json
 import os
 import shutil
 import signal
@@ -43,6 +44,18 @@ def test_the_plan_foresees_the_sizes(attar: "Attar", finished: dict[str, Any]) -
     for step, row in zip(attar("plan")["steps"], finished["rows"], strict=True):
         assert step["fingerprint"] == row["fingerprint"] and step["parameters"] == row["parameters"]
         assert abs(step["bytes"] - row["bytes"]) < 20_000  # headers of the files and the side files' growth
+
+
+def test_a_job_is_told_how_much_it_writes(attar: "Attar", finished: dict[str, Any]) -> None:
+    told = {}
+    for record in attar.records(finished["run"], "child"):
+        spec = json.loads(Path(record["events"]).with_name("spec.json").read_text())
+        told[record["step"], record["what"]] = spec["disk"]
+    origin, *rows = finished["rows"]
+    hidden = attar.home / "store" / "evaluation" / origin["evaluation"] / "hidden.safetensors"
+    assert 0 < told[0, "measure"] < hidden.stat().st_size < told[0, "measure"] + 1000  # its header
+    for row in rows:
+        assert told[row["step"], "measure"] == 0 and told[row["step"], "stage"] > row["bytes"] - 20_000
 
 
 def test_the_same_recipe_again_executes_nothing(attar: "Attar", finished: dict[str, Any]) -> None:

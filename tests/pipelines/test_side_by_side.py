@@ -26,7 +26,7 @@ from pipelines.journal import Journal, NullTracker
 from pipelines.outcome import outcome
 from pipelines.plan import make_plan
 from pipelines.recipe import validate
-from stages.spec import StageSpec
+from stages.spec import MeasureSpec, StageSpec
 
 ROUNDING = {"stage": "quantize.rtn", "group_size": 16}
 TRAINING = {"stage": "distill.logit", "keep": 3, "train_tokens": 512, "batch": 2, "length": 64}
@@ -65,7 +65,7 @@ def test_two_runs_that_import_one_model_make_it_once_and_keep_their_logs_apart(h
     assert not list((home / "store" / "tmp").iterdir())
 
 
-def waiting_job(spec: StageSpec, folder: Path, who: str) -> "subprocess.Popen[bytes]":
+def waiting_job(spec: StageSpec | MeasureSpec, folder: Path, who: str) -> "subprocess.Popen[bytes]":
     """A job that has said that it waits."""
     events = events_file(folder)
     folder.mkdir()
@@ -130,11 +130,16 @@ def test_a_crash_of_a_job_says_where(execution: Execution, tmp_path: Path) -> No
         outcome(code, {}, step.label, tmp_path / "job" / "log.txt", {})
 
 
-def test_no_stage_begins_on_a_disk_that_cannot_hold_it(execution: Execution) -> None:
-    step = execution.plan.steps[1]
-    execution.plan = replace(
-        execution.plan, steps=(execution.plan.steps[0], replace(step, work=Estimate(1, 1, state=10**18)))
-    )
-    with pytest.raises(StageFailed, match=r"1 quantize\.rtn writes up to 2,000,000,000\.0 GB, and .* is finished"):
-        execution.child(1, execution.stage_spec(execution.plan.steps[1]))
-    assert not (execution.folder / "jobs").exists()
+@pytest.mark.parametrize("do", ["stage", "measure"])
+def test_a_job_whose_turn_has_come_wants_room_on_the_disk_first(execution: Execution, tmp_path: Path, do: str) -> None:
+    origin, step = execution.plan.steps
+    origin = replace(origin, measuring=Estimate(1, 1, cache=2 * 10**18))
+    step = replace(step, work=Estimate(1, 1, state=10**18))
+    spec = execution.stage_spec(step) if do == "stage" else execution.measure_spec(origin)
+    with Slot("cpu", Waiter("another")):
+        job = waiting_job(spec, tmp_path / "job", "")
+    code, last = job.wait(), read(events_file(tmp_path / "job"))[0][-1]
+    words = rf"^the job: up to 2,000,000,000\.0 GB are to be written, and {execution.plan.home.store.root} has .* kept"
+    with pytest.raises(StageFailed, match=words):
+        outcome(code, last, "the job", tmp_path / "job" / "log.txt", {})
+    assert not any(list((execution.plan.home.store.root / kind).glob("*")) for kind in ("tmp", "state", "evaluation"))
