@@ -8,7 +8,8 @@ bare stages, whose ``run`` is called in one process that has loaded torch alread
 with measuring from the start of its processes to their end; ``strict`` takes off only what measuring itself says that
 it took, so that starting its processes counts as overhead; ``own`` compares with the seconds that the very stages of
 that run took, so that a machine that was slower for some minutes does not count. Rounds begin in turn with the one and
-with the other. Then the recipe runs again, with everything cached, and is planned.
+with the other. Then the recipe runs again, with everything cached, and is planned. The exit code is 1 where a median
+is over what is asked.
 """
 
 import argparse
@@ -141,11 +142,20 @@ def show(rounds: list[dict[str, Any]]) -> None:
         lines.append(f"| {label} | {last['stages'][label]:.1f} | {seconds:.1f} |")
     lines.append(f"| all stages | {sum(last['stages'].values()):.1f} | {last['bare']['seconds']:.1f} |")
     lines += [f"| measuring | {last['measuring']:.1f} | – |", f"| wall | {last['wall']:.1f} | – |"]
-    lines += ["", *(f"at most {limit:g} asked: {name}" for name, limit in MOST.items())]
-    print("\n".join(lines))  # noqa: T201
+    print("\n".join([*lines, ""]))  # noqa: T201
 
 
-def main() -> None:
+def too_much(rounds: list[dict[str, Any]]) -> list[str]:
+    """Medians over what is asked."""
+    found = {name: statistics.median(one[name] for one in rounds) for name in MOST}
+    return [
+        f"{name}: the median {median:.3g} is over {MOST[name]:g}"
+        for name, median in found.items()
+        if not median <= MOST[name]
+    ]
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", nargs="+", default=[str(RECIPE)], metavar="RECIPE [KEY=VALUE]")
     parser.add_argument("--scratch", type=Path, required=True, help="folder for the homes")
@@ -156,7 +166,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.bare:
         print(json.dumps(run_bare(arguments.recipe, arguments.scratch)))  # noqa: T201
-        return
+        return 0
     scratch = arguments.scratch.absolute()
     rounds = [
         one_round(arguments.recipe, scratch, number, (arguments.first == "run") == (number % 2 == 0))
@@ -166,7 +176,10 @@ def main() -> None:
     arguments.result.parent.mkdir(parents=True, exist_ok=True)
     arguments.result.write_text(json.dumps({"recipe": recipe, "asked": MOST, "rounds": rounds}, indent=1) + "\n")
     show(rounds)
+    faults = too_much(rounds)
+    print("\n".join(faults or [f"at most {limit:g} asked and kept: {name}" for name, limit in MOST.items()]))  # noqa: T201
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
