@@ -2,28 +2,30 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import psutil
-from mlflow.tracking import MlflowClient
 
 from attar.store import MANIFEST
-from pipelines import journal
+from pipelines.journal import Record
 from pipelines.process import alive
 
 MARK = "ATTAR_KILL_LOOP"  # in the environment of everything that a round starts
+
+Job = tuple[int, str]  # a step, and "stage" or "measure"
 
 
 @dataclass
 class Counts:
     """What a round must not leave; all zeros is the only pass."""
 
-    recomputed: int = 0  # stages that were finished before the kill and ran again
+    recomputed: int = 0  # stages and measurements that were finished before the strike and ran again
+    moved: int = 0  # fingerprints that differ from those of the undisturbed run
     different: int = 0  # final models whose bytes differ from those of the undisturbed run
-    unclosed: int = 0  # MLflow runs left RUNNING, or of the run that finished and incomplete
+    unclosed: int = 0  # MLflow runs left RUNNING, or of the run that finished and incomplete; open runs of Prefect
     orphans: int = 0  # processes, and runs that count as alive without one
     temporary: int = 0  # files and folders, in the store and in the system's temporary folder
     notes: list[str] = field(default_factory=list)
@@ -36,7 +38,10 @@ class Counts:
 
     @property
     def total(self) -> int:
-        return self.recomputed + self.different + self.unclosed + self.orphans + self.temporary
+        return sum(getattr(self, name) for name in COUNTED)
+
+
+COUNTED = tuple(found.name for found in fields(Counts) if found.type is int)
 
 
 def finished(home: Path) -> set[str]:
@@ -44,12 +49,46 @@ def finished(home: Path) -> set[str]:
     return {path.parent.name for path in home.glob(f"store/*/*/{MANIFEST}")}
 
 
-def recomputed(run: Path, before: set[str]) -> list[str]:
-    """Steps of a run that started a job for what was there before."""
-    records = journal.read(run)
-    made = {record["step"]: record["fingerprint"] for record in records if record["kind"] == "step"}
-    jobs = [record["step"] for record in records if record["kind"] == "child" and record["what"] == "stage"]
-    return [f"{run.name} step {step}" for step in jobs if made[step] in before]
+def identities(records: Iterable[Record]) -> dict[Job, str]:
+    """Fingerprints of what a run took for the results of its jobs, whether it ran them or found them."""
+    found: dict[Job, str] = {}
+    for record in records:
+        if record["kind"] == "step":
+            found[record["step"], "stage"] = record["fingerprint"]
+        elif record["kind"] == "measured":
+            found[record["step"], "measure"] = record["row"]["evaluation"]
+    return found
+
+
+def recomputed(records: Sequence[Record], before: Set[str], since: float, reference: Mapping[Job, str]) -> list[str]:
+    """Jobs that a run began for nothing.
+
+    Args:
+        records: the run's journal.
+        before: fingerprints of what was there at the time ``since``: no job for it may begin later.
+        since: seconds as journals tell them.
+        reference: identities of the undisturbed run. What was there under them counts, too: a job whose fingerprint
+            has moved since is work done again all the same.
+    """
+    own, seen, wrong = identities(records), set[Job](), []
+    for record in records:
+        if record["kind"] != "child":
+            continue
+        job = record["step"], record["what"]
+        there = before & {own.get(job, ""), reference.get(job, "")}
+        if job in seen or (there and record["time"] > since):
+            wrong.append(f"{job[1]} of step {job[0]}")
+        seen.add(job)
+    return wrong
+
+
+def moved(records: Iterable[Record], reference: Mapping[Job, str]) -> list[str]:
+    """Results that go by another fingerprint than in the undisturbed run."""
+    return [
+        f"{what} of step {step} is {found} and not {reference.get((step, what))}"
+        for (step, what), found in identities(records).items()
+        if reference.get((step, what)) != found
+    ]
 
 
 def weights(run: Path) -> str:
@@ -65,6 +104,8 @@ def weights(run: Path) -> str:
 
 def unclosed(uri: str, run: Path, steps: int) -> list[str]:
     """MLflow runs that are still RUNNING, and what the finished run lacks."""
+    from mlflow.tracking import MlflowClient
+
     client = MlflowClient(tracking_uri=uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, max_results=5000)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from aftermath import COUNTED
+
 from tests.services.conftest import environment
 
 LOOP = Path(__file__).parents[2] / "benchmarks" / "kill_loop.py"
@@ -16,6 +18,6 @@ def test_nothing_is_lost_by_what_is_killed(tmp_path: Path) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment() | slots)
     assert done.returncode == 0, done.stdout
     counts = json.loads(done.stdout[done.stdout.index("{") :])
-    assert counts.pop("rounds") == 3 and counts.pop("seed") == 0
-    assert counts == dict.fromkeys(("recomputed", "different", "unclosed", "orphans", "temporary"), 0) | {"notes": []}
+    assert counts.pop("rounds") == counts.pop("struck") == 3 and counts.pop("seed") == 0
+    assert counts == dict.fromkeys(COUNTED, 0) | {"notes": []}
     assert done.stdout.count("nothing lost") == 3
