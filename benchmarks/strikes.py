@@ -138,7 +138,7 @@ class Round:
         offer = self.folder / "deployments.yaml"
         document = {"recipes": str(self.recipe.parent), "deployments": [{"name": name, "recipe": self.recipe.stem}]}
         offer.write_text(yaml.safe_dump(document))
-        self.ask("deploy", str(offer), "--take-over")  # from the round before, which had another home
+        self.ask("deploy", str(offer))
         worker = self.start("worker")
         self.flow_run = self.form.submit(name, {})
         return worker
