@@ -27,6 +27,7 @@ from attar.errors import AttarError, BadInput
 from attar.events import Events
 from attar.exam import set_exam
 from attar.fingerprint import hash_json
+from attar.machine import measuring
 from attar.scores import Scores
 from attar.sources import folder_fingerprint
 from attar.statistics import difference, perplexity_retained
@@ -87,7 +88,7 @@ def measured(
         home=str(home),
         events=str(home / "null-sets.jsonl"),
         machine=where,
-        fingerprint=suite.fingerprint(inputs, {"device": where.device, "dtype": where.dtype}),
+        fingerprint=suite.fingerprint(inputs, measuring(where.device, where.dtype, where.threads, suite.speed)),
         model=model,
         origin=origin,
         suite=suite,
