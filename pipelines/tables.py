@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from pipelines import gate_edits, task_figures
+from pipelines import cost_figures, gate_edits, task_figures
 from pipelines.changes import Changes
 from pipelines.plan import Plan, Step
 from pipelines.progress import duration
@@ -131,7 +131,7 @@ def show_report(console: Console, report: Report) -> None:
     for decision in report.gates:
         style = "green" if decision.kept else "red"
         wide.print(told(decision), style=style, highlight=False, markup=False, soft_wrap=True)
-    tasks = tasks_table(report)
+    tasks = _across(task_figures.table(report.rows))
     if tasks is not None:
         wide.print(tasks)
         wide.print(
@@ -140,11 +140,19 @@ def show_report(console: Console, report: Report) -> None:
             style="dim",
             highlight=False,
         )
+    costs = _across(cost_figures.table(report.rows))
+    if costs is not None:
+        wide.print(costs)
+        wide.print(
+            "cost: one sequence at a time where no batch is named; memory and prices are of the machine that measured, "
+            "prices in the currency of price_per_hour, for a million tokens read from prompts or written",
+            style="dim",
+            highlight=False,
+        )
 
 
-def tasks_table(report: Report) -> Table | None:
-    """A task downwards, a step across; None where no task was measured."""
-    made = task_figures.table(report.rows)
+def _across(made: tuple[list[str], list[list[str]]] | None) -> Table | None:
+    """A figure downwards, a step across; None where there is none."""
     if made is None:
         return None
     headings, lines = made
