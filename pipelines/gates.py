@@ -8,7 +8,8 @@
         breach: {bisect: {setting: stages.0.ffn, within: [0.05, 0.5], probes: 6}}
 
 What is judged is the bound of the interval that is nearer to the breach, so that a gate is not passed by luck: the low
-end against ``min``, the high end against ``max``. Measures that have no interval are judged by their value.
+end against ``min``, the high end against ``max``. Measures that have no interval are judged by their value. Speeds,
+latencies and prices are those of one sequence at a time, or of a batch: ``p95/4`` with ``max: 60 ms``.
 """
 
 import math

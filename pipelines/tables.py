@@ -142,7 +142,8 @@ def show_report(console: Console, report: Report) -> None:
         )
     costs = _across(cost_figures.table(report.rows))
     if costs is not None:
-        wide.print(costs)
+        needed = wide.measure(costs, options=wide.options.update(width=1000)).maximum
+        wide.print(costs if needed <= wide.width else _across(cost_figures.table(report.rows), broken=True))
         wide.print(
             "cost: one sequence at a time where no batch is named; memory and prices are of the machine that measured, "
             "prices in the currency of price_per_hour, for a million tokens read from prompts or written",
@@ -151,14 +152,15 @@ def show_report(console: Console, report: Report) -> None:
         )
 
 
-def _across(made: tuple[list[str], list[list[str]]] | None) -> Table | None:
-    """A figure downwards, a step across; None where there is none."""
+def _across(made: tuple[list[str], list[list[str]]] | None, broken: bool = False) -> Table | None:
+    """A figure downwards, a step across, whose name is on lines of its own if ``broken``; None of no figure."""
     if made is None:
         return None
     headings, lines = made
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", overflow="fold")
+        name = heading.replace(" ", "\n").replace(".", ".\n") if broken else heading
+        table.add_column(name, justify="right" if index else "left", overflow="fold")
     for line in lines:
         table.add_row(*line)
     return table

@@ -105,6 +105,11 @@ def test_the_table_of_costs_is_there_when_it_was_asked_for(row: Row) -> None:
     console = Console(width=80, force_terminal=True, color_system=None, record=True, file=StringIO())
     show_report(console, Report("run-1", "small", (row,)))
     assert "batch 4: token p95" in (text := console.export_text()) and "80.0 ms" in text
+    five = tuple(replace(row, step=step, name=name) for step, name in enumerate(["finetune.scales"] * 5))
+    console = Console(width=80, force_terminal=True, color_system=None, record=True, file=StringIO())
+    show_report(console, Report("run-1", "small", five))
+    line = next(line for line in console.export_text().splitlines() if "batch 4: decode tok/s" in line)
+    assert line.count("160.0") == 5  # on 80 characters
     small = replace(row, price_input=0.00012345)
     assert "0.000123" in cost_figures.markdown([small])
 
