@@ -69,15 +69,15 @@ def table(rows: Sequence["Row"]) -> tuple[list[str], list[list[str]]] | None:
     ]
     for size in sizes:
         entries = [row.batches.get(size, {}) for row in models]
-        lines.append([f"batch {size}: first token", *(_text(e.get("first_token"), "{:,.0f} ms", 1e3) for e in entries)])
-        lines.append([f"batch {size}: token p50", *(_text(e.get("p50"), "{:,.1f} ms", 1e3) for e in entries)])
-        lines.append([f"batch {size}: token p95", *(_text(e.get("p95"), "{:,.1f} ms", 1e3) for e in entries)])
-        lines.append([f"batch {size}: decode tok/s", *(_text(e.get("decode"), "{:,.1f}") for e in entries)])
-    lines.append(["price of 1 M read", *(_price(row.price_input) for row in models)])
-    lines.append(["price of 1 M written", *(_price(row.price_output) for row in models)])
+        lines.append([f"batch {size}: first", *(_text(e.get("first_token"), "{:,.0f} ms", 1e3) for e in entries)])
+        lines.append([f"batch {size}: p50", *(_text(e.get("p50"), "{:,.1f} ms", 1e3) for e in entries)])
+        lines.append([f"batch {size}: p95", *(_text(e.get("p95"), "{:,.1f} ms", 1e3) for e in entries)])
+        lines.append([f"batch {size}: tok/s", *(_text(e.get("decode"), "{:,.1f}") for e in entries)])
+    lines.append(["1 M tokens in", *(_price(row.price_input) for row in models)])
+    lines.append(["1 M tokens out", *(_price(row.price_output) for row in models)])
     for size in sizes:
         lines.append(
-            [f"batch {size}: 1 M written", *(_price(row.batches.get(size, {}).get("price_output")) for row in models)]
+            [f"batch {size}: 1 M out", *(_price(row.batches.get(size, {}).get("price_output")) for row in models)]
         )
     return ["cost", *(row.label for row in models)], [line for line in lines if set(line[1:]) != {"–"}]
 

@@ -145,8 +145,9 @@ def show_report(console: Console, report: Report) -> None:
         needed = wide.measure(costs, options=wide.options.update(width=1000)).maximum
         wide.print(costs if needed <= wide.width else _across(cost_figures.table(report.rows), broken=True))
         wide.print(
-            "cost: one sequence at a time where no batch is named; memory and prices are of the machine that measured, "
-            "prices in the currency of price_per_hour, for a million tokens read from prompts or written",
+            "cost: one sequence at a time where no batch is named; first: until the first token; p50 and p95: from "
+            "a token to the next; tok/s: decode, of all sequences; 1 M in and out: the price of a million tokens read "
+            "and written, in the currency of price_per_hour",
             style="dim",
             highlight=False,
         )

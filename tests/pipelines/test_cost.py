@@ -16,7 +16,7 @@ from rich.console import Console
 from attar import machine
 from attar.checkpoint import read_facts
 from attar.errors import BadInput
-from pipelines import cost_figures, gates, gating, journal, mlflow_tracker, report
+from pipelines import cost_figures, gates, gating, journal, mlflow_tracker, mlflow_words, report
 from pipelines.home import Home
 from pipelines.plan import make_plan
 from pipelines.price import per_million, prices
@@ -93,22 +93,23 @@ def test_every_figure_is_in_json_csv_and_metrics(row: Row, tmp_path: Path) -> No
     for name, value in told.items():
         assert float(line[name]) == metrics[name] == value
     assert sum(metrics[name] for name in metrics if name.startswith("bytes.")) == metrics["bytes"]
+    assert all(mlflow_words.key_of(name) == name for name in metrics)  # MLflow takes them as they are
 
 
 def test_the_table_of_costs_is_there_when_it_was_asked_for(row: Row) -> None:
     plain = replace(row, batches={}, price_input=None, price_output=None)
     assert cost_figures.table([plain]) is None and cost_figures.markdown([plain]) == ""
-    assert "batch 4: token p95 | 80.0 ms" in cost_figures.markdown([row, plain])
+    assert "batch 4: p95 | 80.0 ms" in cost_figures.markdown([row, plain])
     priced = cost_figures.markdown([replace(row, batches={})])
-    assert "price of 1 M written | 12.50" in priced and "batch" not in priced
+    assert "1 M tokens out | 12.50" in priced and "batch" not in priced
     assert cost_figures.markdown([row]) in report.markdown(Report("run-1", "small", (row,)))
     console = Console(width=80, force_terminal=True, color_system=None, record=True, file=StringIO())
     show_report(console, Report("run-1", "small", (row,)))
-    assert "batch 4: token p95" in (text := console.export_text()) and "80.0 ms" in text
+    assert "batch 4: p95" in (text := console.export_text()) and "80.0 ms" in text
     five = tuple(replace(row, step=step, name=name) for step, name in enumerate(["finetune.scales"] * 5))
     console = Console(width=80, force_terminal=True, color_system=None, record=True, file=StringIO())
     show_report(console, Report("run-1", "small", five))
-    line = next(line for line in console.export_text().splitlines() if "batch 4: decode tok/s" in line)
+    line = next(line for line in console.export_text().splitlines() if "batch 4: tok/s" in line)
     assert line.count("160.0") == 5  # on 80 characters
     small = replace(row, price_input=0.00012345)
     assert "0.000123" in cost_figures.markdown([small])
