@@ -7,6 +7,7 @@ from attar.facts import ModelFacts
 from attar.flops import flops_per_token
 from attar.parts import bits_per_weight, bits_quantized, bytes_by_part
 from attar.suite import Suite
+from pipelines.markdown_table import markdown_table
 from pipelines.price import prices
 
 if TYPE_CHECKING:
@@ -85,11 +86,7 @@ def table(rows: Sequence["Row"]) -> tuple[list[str], list[list[str]]] | None:
 def markdown(rows: Sequence["Row"]) -> str:
     """The same as Markdown; nothing where there is no table."""
     made = table(rows)
-    if made is None:
-        return ""
-    headings, lines = made
-    text = [f"| {' | '.join(headings)} |", f"|{'|'.join(['---', *['---:'] * (len(headings) - 1)])}|"]
-    return "\n".join([*text, *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
+    return "" if made is None else markdown_table(*made)
 
 
 def _known(values: Mapping[str, float | None]) -> dict[str, float]:

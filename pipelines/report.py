@@ -15,6 +15,7 @@ from attar.stamp import HASH, KEY, comparable
 from attar.store import Artifact, Store
 from pipelines import cost_figures, journal, task_figures
 from pipelines.gates import Decision
+from pipelines.markdown_table import markdown_table
 
 HELD_OUT, OTHER = "held-out", "other"
 
@@ -262,11 +263,9 @@ def markdown(report: Report, upright: bool = False) -> str:
     table = [headings, *(cells(row) for row in report.rows)]
     if upright:
         table = [list(line) for line in zip(*table, strict=True) if set(line[1:]) != {"–"}]
-    lines = [f"| {' | '.join(line)} |" for line in table]
-    gates = ["", *(f"- {told(decision)}" for decision in report.gates)] if report.gates else []
-    rule = f"|{'|'.join(['---', *['---:'] * (len(table[0]) - 1)])}|"
-    below = [text for text in (task_figures.markdown(report.rows), cost_figures.markdown(report.rows)) if text]
-    return "\n".join([lines[0], rule, *lines[1:], *gates]) + "\n" + "".join(f"\n{text}" for text in below)
+    gates = "".join(f"- {told(decision)}\n" for decision in report.gates)
+    below = [gates, task_figures.markdown(report.rows), cost_figures.markdown(report.rows)]
+    return markdown_table(table[0], table[1:]) + "".join(f"\n{text}" for text in below if text)
 
 
 def told(decision: Decision) -> str:
