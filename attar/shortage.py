@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-SHRINKING = ("batch", "length", "windows")  # settings whose smaller values need less memory
+SHRINKING = ("batch", "length", "windows", "batch_sizes")  # settings whose smaller values need less memory
 DISK = ("no space left on device", "os error 28", "disk quota exceeded")
 MEMORY = ("can't allocate memory", "cannot allocate memory", "std::bad_alloc", "out of memory", "failed to allocate")
 

@@ -8,6 +8,8 @@ from attar.fingerprint import environment_versions, hash_json
 
 # What a suite asks goes into a fingerprint by its content (``exam``), not by the paths and counts it comes from.
 ASKED = frozenset({"choices", "facts", "tasks", "generation", "answer_tokens", "lm_eval", "lm_eval_folder"})
+# Of the latencies at batch sizes: timed passes after one warm-up, and tokens that each of them decodes at most.
+LATENCY_PASSES, LATENCY_TOKENS = 3, 32
 
 
 class Suite(BaseModel):
@@ -22,6 +24,15 @@ class Suite(BaseModel):
     prompt: Annotated[int, Field(ge=1, le=131_072, description="prompt length of the speed measure, in tokens")] = 512
     new_tokens: Annotated[int, Field(ge=1, le=4096, description="tokens decoded in the speed measure")] = 64
     repeats: Annotated[int, Field(ge=1, le=100, description="timed runs after one warm-up; the median counts")] = 5
+    batch_sizes: Annotated[
+        list[Annotated[int, Field(ge=1, le=1024)]],
+        Field(
+            max_length=8,
+            description="sequences at a time, such as [1, 4], for which the time to the first token and the 50th and "
+            "95th percentile of the next ones are measured too; each takes a few prompts and some hundred steps; none "
+            "without speed",
+        ),
+    ] = []
     choices: Annotated[
         int,
         Field(
@@ -60,11 +71,24 @@ class Suite(BaseModel):
     ] = []
     lm_eval_folder: Annotated[str, Field(description="folder of lm-eval tasks of your own, in its YAML")] = ""
 
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batch sizes that are timed, rising."""
+        return tuple(sorted(set(self.batch_sizes))) if self.speed else ()
+
+    @property
+    def latency_tokens(self) -> int:
+        """Tokens that are timed one by one in a pass."""
+        return min(self.new_tokens, LATENCY_TOKENS)
+
     def fingerprint(self, inputs: dict[str, str], machine: dict[str, Any]) -> str:
         """Name of the evaluation of these inputs (role → fingerprint) on such a machine."""
+        suite = self.model_dump(mode="json", exclude={*ASKED, "batch_sizes"})
+        if self.batches:  # what was measured before there were any keeps its name
+            suite["batch_sizes"] = self.batches
         return hash_json(
             {
-                "suite": self.model_dump(mode="json", exclude=set(ASKED)),
+                "suite": suite,
                 "version": self.version,
                 "inputs": inputs,
                 "machine": machine,

@@ -1,11 +1,13 @@
 """How long and how large: rough figures for plans, from FLOPs and the kind of machine. Measured figures come later."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
 from attar import machine as hardware
+from attar.errors import BadInput
 from attar.facts import ModelFacts
-from attar.suite import Suite
+from attar.suite import LATENCY_PASSES, Suite
 from stages.base import Stage
 from stages.spec import Machine
 
@@ -68,10 +70,13 @@ def estimate_measure(suite: Suite, model: ModelFacts, origin: ModelFacts, machin
     flops = 2.0 * tokens * (model.parameters + origin.parameters)
     if suite.speed:
         flops += 2.0 * (suite.repeats + 1) * suite.prompt * model.parameters
+        steps = suite.prompt * (LATENCY_PASSES + 1) + suite.latency_tokens * LATENCY_PASSES
+        flops += 2.0 * steps * sum(suite.batches) * model.parameters
     asked = QUESTION_TOKENS * suite.choices + FACT_TOKENS * suite.facts + PROMPT_TOKENS * suite.generation
     flops += 2.0 * asked * model.parameters
     seconds = START_SECONDS + flops / speed(machine)
     decoded = (suite.repeats + 1) * suite.new_tokens * suite.speed
+    decoded += len(suite.batches) * LATENCY_PASSES * suite.latency_tokens
     decoded += suite.answer_tokens * ceil(suite.generation / ANSWERS_AT_ONCE)
     # Decoding is bound by memory traffic, some 10 GB/s a CPU thread.
     bandwidth = 1e12 if machine.device.startswith("cuda") else 10e9 * machine.threads
@@ -80,4 +85,30 @@ def estimate_measure(suite: Suite, model: ModelFacts, origin: ModelFacts, machin
     head = width * origin.vocabulary * origin.hidden  # of the origin, for its logits; its hidden states were kept
     states = 4 * width * suite.windows * suite.length * model.hidden  # of both texts and both models
     logits = 4 * 4 * CHUNK * model.vocabulary
-    return Estimate(seconds, PROCESS_BYTES + model.opened_bytes(width) + head + states + logits)
+    work = max(head + states + logits, max(suite.batches, default=0) * sequence_bytes(suite, model, width))
+    return Estimate(seconds, PROCESS_BYTES + model.opened_bytes(width) + work)
+
+
+def sequence_bytes(suite: Suite, model: ModelFacts, width: int) -> int:
+    """Bytes of a sequence of a timed batch: keys and values of all layers, and what passes through one of them."""
+    kept = 2 * model.layers * model.kv_heads * model.head_dim * (suite.prompt + suite.latency_tokens)
+    passing = suite.prompt * (8 * model.hidden + 3 * model.ffn) + 2 * model.vocabulary
+    return width * (kept + passing)
+
+
+def require_batches(suite: Suite, models: Iterable[ModelFacts], machine: Machine) -> None:
+    """Refuse batches that do not fit into the memory left beside a model that fits.
+
+    How much a GPU has is known only to a process that loads torch; there it is told when it runs out.
+    """
+    if machine.device.startswith("cuda") or not suite.batches:
+        return
+    width, have = 2 if machine.dtype == "bfloat16" else 4, hardware.memory_bytes()
+    for model in models:
+        left, each = have - PROCESS_BYTES - model.opened_bytes(width), sequence_bytes(suite, model, width)
+        if left > 0 and suite.batches[-1] * each > left:
+            raise BadInput(
+                f"measure: batch_sizes: {suite.batches[-1]} sequences of {suite.prompt + suite.latency_tokens} tokens "
+                f"may need {suite.batches[-1] * each / 1e9:.1f} GB of memory beside the model, and this machine has "
+                f"{left / 1e9:.1f} GB left for them; the largest batch that fits is {left // each}"
+            )

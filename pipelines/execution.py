@@ -165,6 +165,7 @@ class Execution:
             store=store,
             origin=origin,
             dataset=step.dataset.fingerprint if step.dataset else None,
+            price_per_hour=self.plan.recipe.price_per_hour,
         )
 
     def measured(self, step: Step) -> None:

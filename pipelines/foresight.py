@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from attar.errors import BadInput
 from attar.facts import ModelFacts
+from attar.flops import flops_per_token
+from attar.parts import bits_per_weight, bits_quantized
 from pipelines import gate_edits, gates
 from pipelines.chain import Link, links
 from pipelines.gates import Figure
@@ -50,16 +52,20 @@ def require(recipe: "Recipe", facts: Sequence[ModelFacts]) -> None:
             continue
         for place in gate_edits.places(gate, chain):
             near = 1 + MARGIN * (1 if gates.MEASURES[gate.measure].higher else -1)
-            known = {
+            known: dict[str, float | None] = {
                 "bytes": facts[place].bytes,
                 "parameters": facts[place].parameters,
                 "ratio": facts[0].bf16_bytes / facts[place].bytes,
+                "bits_per_weight": bits_per_weight(facts[place]),
+                "bits_quantized": bits_quantized(facts[place]),
+                "flops_per_token": flops_per_token(facts[place], recipe.measure.prompt),
             }
             if gate.measure not in known:
                 continue
-            judged = gates.judge(gate, Figure(near * known[gate.measure]))
+            value = known[gate.measure]
+            judged = gates.judge(gate, Figure(None if value is None else near * value))
             if not judged.kept:
-                told = gates.judge(gate, Figure(known[gate.measure])).text
+                told = gates.judge(gate, Figure(value)).text
                 label = f"{place} {chain[place - 1].stage.stage}"
                 raise BadInput(
                     f"gates.{number}: the plan foresees a breach after {label}: {told}; change the stages or the "

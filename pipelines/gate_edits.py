@@ -31,13 +31,17 @@ def places(gate: Gate, chain: Sequence[Link]) -> tuple[int, ...]:
     return exact or (max(inside),)
 
 
-def check(document: Sequence[Entry], entries: Sequence[dict[str, Any]], suite: Suite) -> tuple[Gate, ...]:
-    """The gates of a recipe with these stages, or one sentence about the first that cannot work."""
+def check(document: Sequence[Entry], entries: Sequence[dict[str, Any]], suite: Suite, priced: bool) -> tuple[Gate, ...]:
+    """The gates of a recipe with these stages, or one sentence about the first that cannot work.
+
+    ``priced``: the recipe says what the machine costs.
+    """
     found = gates.parse(entries)
     chain = links(document) if found else ()
     for number, gate in enumerate(found):
         try:
-            _check(gate, document, chain, suite)
+            _check_measured(gate, suite, priced)
+            _check(gate, document, chain)
         except BadInput as error:
             raise BadInput(f"gates.{number}: {error}") from None
     return found
@@ -116,10 +120,22 @@ def told(chain: Sequence[Link], found: Sequence[Gate]) -> list[str]:
     return lines
 
 
-def _check(gate: Gate, document: Sequence[Entry], chain: Sequence[Link], suite: Suite) -> None:
+def _check_measured(gate: Gate, suite: Suite, priced: bool) -> None:
+    """What is judged must be measured."""
+    measure, other = MEASURES[gate.measure], "measure it, or gate something else"
+    if measure.timed and not suite.speed:
+        raise BadInput(f"{gate.measure} is not measured with measure.speed=false; {other}")
+    if measure.batch and int(measure.batch) not in suite.batches:
+        raise BadInput(
+            f"{gate.measure} is measured where measure.batch_sizes has {measure.batch}, and it is "
+            f"{list(suite.batches)}; {other}"
+        )
+    if measure.unit == "price" and not priced:
+        raise BadInput(f"{gate.measure} needs the recipe's price_per_hour; give it, or gate something else")
+
+
+def _check(gate: Gate, document: Sequence[Entry], chain: Sequence[Link]) -> None:
     first = places(gate, chain)[0]
-    if MEASURES[gate.measure].timed and not suite.speed:
-        raise BadInput(f"{gate.measure} is not measured with measure.speed=false; measure it, or gate something else")
     if isinstance(gate.breach, Bisect):
         _check_bisect(gate.breach, document, chain, first)
     elif isinstance(gate.breach, Insert):

@@ -8,7 +8,8 @@
         breach: {bisect: {setting: stages.0.ffn, within: [0.05, 0.5], probes: 6}}
 
 What is judged is the bound of the interval that is nearer to the breach, so that a gate is not passed by luck: the low
-end against ``min``, the high end against ``max``. Measures that have no interval are judged by their value.
+end against ``min``, the high end against ``max``. Measures that have no interval are judged by their value. Speeds,
+latencies and prices are those of one sequence at a time, or of a batch: ``p95/4`` with ``max: 60 ms``.
 """
 
 import math
@@ -23,7 +24,7 @@ from attar.complaint import complaint
 from attar.errors import BadInput, nearest
 
 STAGE = r"stages\.[0-9]{1,3}(\.stages\.[0-9]{1,3})*"
-Unit = Literal["share", "bytes", "count", "times", "nats", "speed", "plain"]
+Unit = Literal["share", "bytes", "count", "times", "nats", "speed", "seconds", "flops", "bits", "price", "plain"]
 Number = int | float
 
 
@@ -35,25 +36,53 @@ class Measure(NamedTuple):
     higher: bool  # is better
     scores: str = ""  # whose mean per document it is, where an interval is made of that
     timed: bool = False  # taken only with measure.speed
+    batch: str = ""  # the size of measure.batch_sizes that it is taken at
 
 
-MEASURES: dict[str, Measure] = {
-    "headline": Measure("retained", "share", True),
-    "bytes": Measure("bytes", "bytes", False),
-    "parameters": Measure("parameters", "count", False),
-    "ratio": Measure("compression_ratio", "times", True),
-    "kl": Measure("kl", "nats", False, "kl/other"),
-    "agreement": Measure("agreement", "share", True, "agreed/other"),
-    "perplexity_other": Measure("perplexity_other", "plain", False),
-    "perplexity_held_out": Measure("perplexity_held_out", "plain", False),
-    "bits_per_byte": Measure("bits_per_byte", "plain", False, "bits/other"),
-    "calibration_error": Measure("calibration_error", "share", False),
-    "confidently_wrong": Measure("confidently_wrong", "share", False),
-    "prefill": Measure("prefill", "speed", True, timed=True),
-    "decode": Measure("decode", "speed", True, timed=True),
-}
+class Measures(dict[str, Measure]):
+    """Measures by name; speeds, latencies and prices of a batch by its size, too: ``p95/4``."""
+
+    def __missing__(self, name: str) -> Measure:
+        head, _, size = name.partition("/")
+        if head not in BATCHED or not re.fullmatch("[1-9][0-9]{0,3}", size):
+            raise KeyError(name)
+        return self[head]._replace(batch=size)
+
+
+BATCHED = frozenset({"first_token", "p50", "p95", "prefill", "decode", "price_input", "price_output"})
+MEASURES = Measures(
+    {
+        "headline": Measure("retained", "share", True),
+        "bytes": Measure("bytes", "bytes", False),
+        "parameters": Measure("parameters", "count", False),
+        "ratio": Measure("compression_ratio", "times", True),
+        "kl": Measure("kl", "nats", False, "kl/other"),
+        "agreement": Measure("agreement", "share", True, "agreed/other"),
+        "perplexity_other": Measure("perplexity_other", "plain", False),
+        "perplexity_held_out": Measure("perplexity_held_out", "plain", False),
+        "bits_per_byte": Measure("bits_per_byte", "plain", False, "bits/other"),
+        "calibration_error": Measure("calibration_error", "share", False),
+        "confidently_wrong": Measure("confidently_wrong", "share", False),
+        "prefill": Measure("prefill", "speed", True, timed=True),
+        "decode": Measure("decode", "speed", True, timed=True),
+        "first_token": Measure("first_token", "seconds", False, timed=True),
+        "p50": Measure("p50", "seconds", False, timed=True, batch="1"),
+        "p95": Measure("p95", "seconds", False, timed=True, batch="1"),
+        "peak_memory": Measure("runtime_memory_bytes", "bytes", False, timed=True),
+        "flops_per_token": Measure("flops_per_token", "flops", False),
+        "bits_per_weight": Measure("bits_per_weight", "bits", False),
+        "bits_quantized": Measure("bits_quantized", "bits", False),
+        "price_input": Measure("price_input", "price", False, timed=True),
+        "price_output": Measure("price_output", "price", False, timed=True),
+    }
+)
 INTERVALS = frozenset({"headline", *(name for name, measure in MEASURES.items() if measure.scores)})
-RELATIVE: tuple[Unit, ...] = ("speed", "plain")  # units whose limit may be a multiple of the origin's figure
+RELATIVE: tuple[Unit, ...] = (
+    "speed",
+    "seconds",
+    "price",
+    "plain",
+)  # units whose limit may be a multiple of the origin's figure
 UNITS: dict[Unit, dict[str, float]] = {
     "share": {"": 1, "%": 0.01},
     "bytes": {"": 1, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
@@ -61,6 +90,10 @@ UNITS: dict[Unit, dict[str, float]] = {
     "times": {"": 1, "×": 1, "x": 1},
     "nats": {"": 1, "nats": 1},
     "speed": {"": 1, "tok/s": 1},
+    "seconds": {"s": 1, "ms": 1e-3},  # which of both is not left to be guessed
+    "flops": {"": 1, "MFLOP": 1e6, "GFLOP": 1e9, "TFLOP": 1e12},
+    "bits": {"": 1, "bits": 1},
+    "price": {"": 1},
     "plain": {"": 1},
 }
 FORMS: dict[Unit, tuple[float, str]] = {
@@ -70,6 +103,10 @@ FORMS: dict[Unit, tuple[float, str]] = {
     "times": (1, "{:.2f}×"),
     "nats": (1, "{:.4f} nats"),
     "speed": (1, "{:,.1f} tok/s"),
+    "seconds": (1e3, "{:,.1f} ms"),
+    "flops": (1e-9, "{:.3f} GFLOP"),
+    "bits": (1, "{:.3f} bits"),
+    "price": (1, "{:,.4g} a million tokens"),
     "plain": (1, "{:.3f}"),
 }
 
@@ -184,7 +221,9 @@ def limit(gate: Gate) -> tuple[float, bool]:
         units = [name for name in (*UNITS[unit], *(("×",) if unit in RELATIVE else ())) if name]
         raise BadInput(
             f"{'min' if gate.max is None else 'max'}={given!r} is no limit of {gate.measure}; possible: a number"
-            + (f", alone or with {' or '.join(units)}" if units else "")
+            + ("," if units else "")
+            + (" alone or" if units and "" in UNITS[unit] else "")
+            + (f" with {' or '.join(units)}" if units else "")
         )
     number = number if relative else float(f"{number * UNITS[unit][written]:.12g}")  # 95 % is 0.95
     if unit == "share" and number > 1:
@@ -225,9 +264,15 @@ def _parse(entry: dict[str, Any], where: str) -> Gate:
         gate = Gate(**entry | {"breach": _breach(entry.get("breach", "stop"), where)})
     except ValidationError as error:
         raise BadInput(f"{where}: {complaint(error, Gate)}") from None
-    measure = MEASURES.get(gate.measure)
-    if measure is None:
-        raise BadInput(f"{where}: there is no measure {gate.measure!r}; {nearest(gate.measure, MEASURES)}")
+    try:
+        measure = MEASURES[gate.measure]
+    except KeyError:
+        head, slash, size = gate.measure.partition("/")
+        if slash and head in MEASURES:
+            able = ", ".join(sorted(BATCHED))
+            why = f"is measured at no batch size; {able} are" if head not in BATCHED else f"has no batch size {size!r}"
+            raise BadInput(f"{where}: {head} {why}; write {head}, or p95/4 for the p95 at batch 4") from None
+        raise BadInput(f"{where}: there is no measure {gate.measure!r}; {nearest(gate.measure, MEASURES)}") from None
     right, wrong = ("min", "max") if measure.higher else ("max", "min")
     if getattr(gate, wrong) is not None:
         better = "higher" if measure.higher else "lower"

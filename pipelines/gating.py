@@ -14,7 +14,7 @@ from attar.scores import Scores
 from attar.store import Store
 from pipelines import bisect, foresight, gate_edits, gates
 from pipelines.execution import Execution, first_other
-from pipelines.gates import MEASURES, Bisect, Decision, Figure, Gate, Insert, Judgement, Number
+from pipelines.gates import MEASURES, Bisect, Decision, Figure, Gate, Insert, Judgement, Measure, Number
 from pipelines.plan import Plan, Step
 from pipelines.recipe import Recipe
 from pipelines.report import Row
@@ -147,7 +147,13 @@ def figure(name: str, row: Row, origin: Row, store: Store) -> Figure:
         low, high = row.retained_low, row.retained_high
     elif measure.scores:
         low, high = _interval(scores.load(store.folder("evaluation", row.evaluation)), measure.scores)
-    return Figure(getattr(row, measure.column), low, high, getattr(origin, measure.column))
+    return Figure(_value(measure, row), low, high, _value(measure, origin))
+
+
+def _value(measure: Measure, row: Row) -> float | None:
+    found: float | None
+    found = row.batches.get(measure.batch, {}).get(measure.column) if measure.batch else getattr(row, measure.column)
+    return found
 
 
 def _interval(scored: Mapping[str, Scores], name: str) -> tuple[float, float] | tuple[None, None]:

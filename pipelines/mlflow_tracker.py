@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME, MLFLOW_USER
 
 from attar.errors import StageFailed, first_line
-from pipelines import journal, task_figures
+from pipelines import cost_figures, journal, task_figures
 from pipelines.chain import spelled
 from pipelines.champion import CHAMPION, Champion
 from pipelines.home import Home
@@ -275,4 +275,4 @@ def figures(row: dict[str, Any]) -> dict[str, float]:
     if row.get("pairs") is not None:  # the model is that of the step before, which has told of it
         row = {key: row.get(key) for key in ("pairs", "tokens", "price", "seconds", "peak_memory_bytes")}
     own = {k: float(v) for k, v in row.items() if isinstance(v, int | float) and k not in skipped}
-    return own | task_figures.numbers(row.get("tasks") or {})
+    return own | task_figures.numbers(row.get("tasks") or {}) | cost_figures.numbers(row)

@@ -14,7 +14,7 @@ from attar.store import Store
 from attar.suite import Suite
 from pipelines import advice, foresight, gate_edits
 from pipelines.chain import Link
-from pipelines.estimate import Estimate, estimate_measure, estimate_stage, hidden_bytes
+from pipelines.estimate import Estimate, estimate_measure, estimate_stage, hidden_bytes, require_batches
 from pipelines.following import Watch
 from pipelines.home import Home
 from pipelines.materials import Material, open_model, require_obtainable, resolve_machine
@@ -190,6 +190,7 @@ def _make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch) -> Plan
     exam = set_exam(recipe.measure, corpus, home.corpus, reading)
     steps = _Chain(recipe, home, machine, origin, corpus, roles, exam).steps(chain)
     foresight.require(recipe, [step.facts for step in steps])
+    require_batches(recipe.measure, [step.facts for step in steps if not step.measured], machine)
     disk = _disk(steps)
     missing = tuple(dict.fromkeys(model.spec for model in (origin, *roles.named.values()) if not model.facts.stored))
     warnings = [*advice.warnings(steps, machine), *_not_here(missing, disk, hardware.free_disk(home.root))]

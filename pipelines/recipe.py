@@ -52,6 +52,13 @@ class Recipe(_Part):
         ),
     ]
     measure: Annotated[Suite, Field(description="what is measured after every stage")] = Suite()
+    price_per_hour: Annotated[
+        Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
+        Field(
+            description="what the machine costs an hour, in any currency: the report then says what a million tokens "
+            "cost; nothing is measured again for it"
+        ),
+    ] = None
     gates: Annotated[
         list[dict[str, Any]],
         Field(description="lines that a model must not cross, and what is done where it does: stop, bisect, insert"),
@@ -74,7 +81,7 @@ class Recipe(_Part):
 
     def gated(self) -> tuple[Gate, ...]:
         """The gates, or one sentence about the first that cannot work with these stages."""
-        return gate_edits.check(self.stages, self.gates, self.measure)
+        return gate_edits.check(self.stages, self.gates, self.measure, self.price_per_hour is not None)
 
     def changed(self, stages: list[dict[str, Any]], gates: list[dict[str, Any]] | None = None) -> "Recipe":
         """The same with other stages, checked."""

@@ -12,9 +12,10 @@ from attar.checkpoint import read_facts
 from attar.errors import StageFailed
 from attar.scores import Scores
 from attar.stamp import HASH, KEY, comparable
-from attar.store import Store
-from pipelines import journal, task_figures
+from attar.store import Artifact, Store
+from pipelines import cost_figures, journal, task_figures
 from pipelines.gates import Decision
+from pipelines.markdown_table import markdown_table
 
 HELD_OUT, OTHER = "held-out", "other"
 
@@ -56,6 +57,18 @@ class Row:
     confidently_wrong: float | None = None
     stamp: str | None = None  # rows of equal stamps may be ranked together, see attar.stamp
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # figures by task, see pipelines.task_figures
+    parts: dict[str, int] = field(default_factory=dict)  # bytes by part, see attar.parts; they add up to ``bytes``
+    bits_per_weight: float | None = None  # of the whole model
+    bits_quantized: float | None = None  # of the packed linears, scales and zero points among them
+    flops_per_token: float | None = None  # of a decoded token behind ``context`` others, see attar.flops
+    context: int | None = None
+    runtime_memory_bytes: int | None = None  # highest of the process that opened the model and timed it
+    first_token: float | None = None  # seconds to the first token, batch 1: of reading the prompt
+    p50: float | None = None  # seconds from a token to the next, batch 1, where batch_sizes has that
+    p95: float | None = None
+    price_input: float | None = None  # of a million tokens, one sequence at a time, see pipelines.price
+    price_output: float | None = None
+    batches: dict[str, dict[str, float]] = field(default_factory=dict)  # batch size → latencies, speeds and prices
 
     @property
     def label(self) -> str:
@@ -103,7 +116,7 @@ class Reference:
     @classmethod
     def read(cls, folder: Path, evaluation: str, store: Store) -> "Reference":
         """From the origin's folder and its evaluation."""
-        result = _result(evaluation, store)
+        result = _result(_evaluation(evaluation, store))
         perplexity = result["perplexity"]
         scored = scores.load(store.folder("evaluation", evaluation))
         return cls(read_facts(folder).bf16_bytes, perplexity[HELD_OUT], perplexity[OTHER], result, scored)
@@ -119,12 +132,14 @@ def make_row(
     store: Store,
     origin: Reference,
     dataset: str | None = None,
+    price_per_hour: float | None = None,
 ) -> Row:
     """A row from a stored model and its stored evaluation; bytes are those of the files on disk.
 
     ``dataset`` is the fingerprint of what a step made beside its unchanged model; row and manifest are then of that.
     """
-    result = _result(evaluation, store)
+    measured = _evaluation(evaluation, store)
+    result = _result(measured)
     facts = read_facts(folder)
     if dataset is not None:
         fingerprint, folder = dataset, store.folder("dataset", dataset)
@@ -132,7 +147,8 @@ def make_row(
     manifest = made.manifest if made else {}
     counts = manifest.get("counts", {})
     perplexity = result["perplexity"]
-    scored = scores.load(store.folder("evaluation", evaluation))
+    scored = scores.load(measured.folder)
+    costs = cost_figures.figures(facts, result, measured.manifest.get("suite", {}), price_per_hour)
     return Row(
         step=step,
         name=name,
@@ -162,6 +178,7 @@ def make_row(
         confidently_wrong=result.get("confidently_wrong", {}).get(OTHER),
         stamp=result.get(KEY, {}).get(HASH),
         tasks={} if dataset else task_figures.compared(result, scored, origin.result, origin.scores),
+        **({} if dataset else costs),
     )
 
 
@@ -186,10 +203,14 @@ def _compared(result: dict[str, Any], scored: Mapping[str, Scores], origin: Refe
     }
 
 
-def _result(evaluation: str, store: Store) -> dict[str, Any]:
-    measured = store.find("evaluation", evaluation)
+def _evaluation(fingerprint: str, store: Store) -> Artifact:
+    measured = store.find("evaluation", fingerprint)
     if measured is None:
-        raise StageFailed(f"the evaluation {evaluation} is not in the store {store.root}")
+        raise StageFailed(f"the evaluation {fingerprint} is not in the store {store.root}")
+    return measured
+
+
+def _result(measured: Artifact) -> dict[str, Any]:
     result: dict[str, Any] = json.loads((measured.folder / "result.json").read_text())
     return result
 
@@ -237,16 +258,14 @@ def _cached(seconds: float | None) -> str:
 
 
 def markdown(report: Report, upright: bool = False) -> str:
-    """The table as Markdown, gates and tasks below it; ``upright``, where width is scarce: a measure a line."""
+    """The table as Markdown, gates, tasks and costs below it; ``upright``, where width is scarce: a measure a line."""
     headings = [heading.replace("-\n", "").replace("\n", " ") for heading, _ in COLUMNS]
     table = [headings, *(cells(row) for row in report.rows)]
     if upright:
         table = [list(line) for line in zip(*table, strict=True) if set(line[1:]) != {"–"}]
-    lines = [f"| {' | '.join(line)} |" for line in table]
-    gates = ["", *(f"- {told(decision)}" for decision in report.gates)] if report.gates else []
-    rule = f"|{'|'.join(['---', *['---:'] * (len(table[0]) - 1)])}|"
-    tasks = task_figures.markdown(report.rows)
-    return "\n".join([lines[0], rule, *lines[1:], *gates]) + "\n" + (f"\n{tasks}" if tasks else "")
+    gates = "".join(f"- {told(decision)}\n" for decision in report.gates)
+    below = [gates, task_figures.markdown(report.rows), cost_figures.markdown(report.rows)]
+    return markdown_table(table[0], table[1:]) + "".join(f"\n{text}" for text in below if text)
 
 
 def told(decision: Decision) -> str:
@@ -261,11 +280,12 @@ def save(report: Report, folder: Path) -> list[Path]:
     paths[1].write_text(f"# {report.recipe}, run {report.run}\n\n{markdown(report)}")
     with open(paths[2], "w", newline="") as file:
         writer = csv.writer(file)
-        names = [field.name for field in fields(Row) if field.name != "tasks"]
-        asked, answered = task_figures.flat(report.rows)
-        writer.writerow([*names, *asked])
-        for row, more in zip(report.rows, answered, strict=True):
-            writer.writerow([*(getattr(row, name) for name in names), *more])
+        names = [field.name for field in fields(Row) if field.name not in ("tasks", *cost_figures.NESTED)]
+        nested = [task_figures.numbers(row.tasks) | cost_figures.numbers(vars(row)) for row in report.rows]
+        more = list(dict.fromkeys(name for found in nested for name in found))
+        writer.writerow([*names, *more])
+        for row, found in zip(report.rows, nested, strict=True):
+            writer.writerow([*(getattr(row, name) for name in names), *(found.get(name) for name in more)])
     return paths
 
 

@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from pipelines import gate_edits, task_figures
+from pipelines import cost_figures, gate_edits, task_figures
 from pipelines.changes import Changes
 from pipelines.plan import Plan, Step
 from pipelines.progress import duration
@@ -131,7 +131,7 @@ def show_report(console: Console, report: Report) -> None:
     for decision in report.gates:
         style = "green" if decision.kept else "red"
         wide.print(told(decision), style=style, highlight=False, markup=False, soft_wrap=True)
-    tasks = tasks_table(report)
+    tasks = _across(task_figures.table(report.rows))
     if tasks is not None:
         wide.print(tasks)
         wide.print(
@@ -140,17 +140,28 @@ def show_report(console: Console, report: Report) -> None:
             style="dim",
             highlight=False,
         )
+    costs = _across(cost_figures.table(report.rows))
+    if costs is not None:
+        needed = wide.measure(costs, options=wide.options.update(width=1000)).maximum
+        wide.print(costs if needed <= wide.width else _across(cost_figures.table(report.rows), broken=True))
+        wide.print(
+            "cost: one sequence at a time where no batch is named; first: until the first token; p50 and p95: from "
+            "a token to the next; tok/s: decode, of all sequences; 1 M in and out: the price of a million tokens read "
+            "and written, in the currency of price_per_hour",
+            style="dim",
+            highlight=False,
+        )
 
 
-def tasks_table(report: Report) -> Table | None:
-    """A task downwards, a step across; None where no task was measured."""
-    made = task_figures.table(report.rows)
+def _across(made: tuple[list[str], list[list[str]]] | None, broken: bool = False) -> Table | None:
+    """A figure downwards, a step across, whose name is on lines of its own if ``broken``; None of no figure."""
     if made is None:
         return None
     headings, lines = made
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", overflow="fold")
+        name = heading.replace(" ", "\n").replace(".", ".\n") if broken else heading
+        table.add_column(name, justify="right" if index else "left", overflow="fold")
     for line in lines:
         table.add_row(*line)
     return table

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from attar.errors import BadInput
 from attar.scores import Scores
 from attar.stamp import comparable
+from pipelines.markdown_table import markdown_table
 
 if TYPE_CHECKING:
     from pipelines.report import Row
@@ -91,11 +92,7 @@ def table(rows: Sequence["Row"]) -> tuple[list[str], list[list[str]]] | None:
 def markdown(rows: Sequence["Row"]) -> str:
     """The same as Markdown; nothing where no task was measured."""
     made = table(rows)
-    if made is None:
-        return ""
-    headings, lines = made
-    text = [f"| {' | '.join(headings)} |", f"|{'|'.join(['---', *['---:'] * (len(headings) - 1)])}|"]
-    return "\n".join([*text, *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
+    return "" if made is None else markdown_table(*made)
 
 
 def _cell(entry: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import asdict
 from functools import partial
 from math import isfinite, log
 from pathlib import Path
@@ -22,6 +23,7 @@ from attar.examining import ANSWERS, Found, examine
 from attar.fingerprint import hash_json
 from attar.footprint import measure_speed
 from attar.inputs import open_model
+from attar.latency import measure_latencies
 from attar.model import Model
 from attar.quality import Reference, TextQuality, measure_text
 from attar.scores import Scores
@@ -87,6 +89,7 @@ def _measure(
     timed = partial(events.progress, unit="timed passes")
     speed = measure_speed(model, model_on_disk.facts.vocabulary, suite, timed) if suite.speed else None
     peak = machine.peak_memory(spec.machine.device)  # before quality, whose buffers no server would hold
+    latencies = measure_latencies(model, model_on_disk.facts.vocabulary, suite, timed)
     comparable = model_on_disk.facts.tokenizer == origin.facts.tokenizer
     kept = _origin_hidden(spec, store) if comparable else {}
     texts: dict[str, Measured] = {
@@ -127,6 +130,7 @@ def _measure(
         "prefill_tokens_per_second": speed.prefill if speed else None,
         "decode_tokens_per_second": speed.decode if speed else None,
         "peak_memory_bytes": peak,
+        "batches": {str(batch): asdict(latency) for batch, latency in latencies.items()},
         "runtime": _runtime(model_on_disk),
         "dtype": spec.machine.dtype,
         "threads": spec.machine.threads,

@@ -80,7 +80,8 @@ class MeasureSpec(_Job):
 
     @property
     def sizes(self) -> dict[str, Any]:
-        return {"length": self.suite.length, "windows": self.suite.windows}
+        largest = {"batch_sizes": max(self.suite.batches)} if self.suite.batches else {}
+        return {"length": self.suite.length, "windows": self.suite.windows, **largest}
 
 
 class ImportSpec(_Job):
