@@ -12,7 +12,7 @@ from attar import machine
 from attar.errors import StageFailed, first_line
 from attar.events import Event
 from attar.store import Kind
-from pipelines import changes, plot, report, samples
+from pipelines import card, changes, plot, report, samples
 from pipelines.child import events_file, run_child
 from pipelines.following import Watch
 from pipelines.gates import Decision
@@ -205,7 +205,8 @@ class Execution:
                 files += report.save(made, self.folder)
                 files.append(plot.pareto(made, self.folder / "pareto.png"))
                 page = samples.save(self.rows, self.plan.exam.prompts, self.plan.home.store, self.folder)
-                files += [page] if page else []
+                told = card.save(self.plan.home, self.folder)
+                files += [found for found in (page, told) if found]
         except Exception as error:  # a full disk, or a plot that cannot be drawn, must not hide what happened before
             if status == "finished":
                 raise StageFailed(f"the report cannot be written to {self.folder} ({first_line(error)})") from error
