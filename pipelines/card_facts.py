@@ -197,8 +197,9 @@ def size(made: Lineage) -> str:
         where = (stamp.get("processor", "an unknown processor"), f"{stamp.get('threads', '?')} threads")
         runtime = inline(str(result.get("runtime", "an unknown runtime")))
         told += (
-            f" Speed at batch 1 in {runtime}, not in the reader above, on {inline(', '.join(map(str, where)))}, "
-            f"in {inline(str(stamp.get('dtype')))}: prefill {row.prefill:,.0f} tokens/s after a prompt of {stamp.get('prompt')}, decode {row.decode:,.1f}."
+            f" Speed at batch 1 in {runtime}, not in the reader above, on {inline(', '.join(map(str, where)))}, in "
+            f"{inline(str(stamp.get('dtype')))}: prefill {row.prefill:,.0f} tokens/s after a prompt of "
+            f"{stamp.get('prompt')} tokens, decode {row.decode:,.1f}."
         )
     return "\n\n".join(["## Size", "\n".join(lines), told])
 

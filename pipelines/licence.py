@@ -171,9 +171,10 @@ def _told(opened: IO[bytes]) -> Iterator[tuple[str, str]]:
 
 def _string(opened: IO[bytes]) -> str:
     (length,) = struct.unpack("<Q", opened.read(8))
-    if length > LARGEST:
-        raise ValueError("no text")
-    return opened.read(length).decode("utf-8", errors="replace")
+    text = opened.read(min(length, LARGEST))
+    if len(text) != length:
+        raise ValueError("no text, or one that is cut off")
+    return text.decode("utf-8", errors="replace")
 
 
 def _skip_array(opened: IO[bytes]) -> None:

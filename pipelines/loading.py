@@ -11,6 +11,9 @@ GPTQ = "pip install 'gptqmodel>=7.6,<8' 'optimum>=2'"  # as in the extra gptq of
 PEFT = "pip install 'peft>=0.21'"
 
 
+KERNEL_GROUPS = (32, 64, 128, 256)  # that GPTQModel's own choice of kernel computes for 4 bits on a CPU
+
+
 @dataclass(frozen=True)
 class Loading:
     """How a model is opened."""
@@ -23,43 +26,43 @@ class Loading:
 def loading(folder: Path) -> Loading:
     """How the model in this folder is opened."""
     facts = read_facts(folder)
-    tokenizer = (folder / "tokenizer.json").is_file()
-    chats = tokenizer and (folder / "chat_template.jinja").is_file()
-    mixed = facts.quantization is not None and bool(facts.quantization.others)
-    lines = _open_mixed(facts) if mixed else _open()
+    imports, opened = _opened(facts)
     if facts.adapter is not None:
-        lines = [*lines[:1], "from peft import PeftModel", *lines[1:]]
-        lines.append(f'model = PeftModel.from_pretrained(model, f"{{folder}}/{adapter.FOLDER}")')
-    if tokenizer:
-        lines = [_with_tokenizer(line) for line in lines]
-        lines += ["tokenizer = AutoTokenizer.from_pretrained(folder)", "", *_write(chats)]
-    return Loading(_needs(facts), "\n".join(lines), tuple(_notes(facts)))
+        imports["peft"] = ["PeftModel"]
+        opened.append(f'model = PeftModel.from_pretrained(model, f"{{folder}}/{adapter.FOLDER}")')
+    if (folder / "tokenizer.json").is_file():
+        imports.setdefault("transformers", []).append("AutoTokenizer")
+        chats = (folder / "chat_template.jinja").is_file()
+        opened += ["tokenizer = AutoTokenizer.from_pretrained(folder)", "", *_write(chats)]
+    lines = [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(imports.items())]
+    code = [*lines, "", 'folder = "."  # where this file lies', *opened]
+    return Loading(_needs(facts), "\n".join(code), tuple(_notes(facts)))
 
 
-def _open() -> list[str]:
-    return [
-        "from transformers import AutoModelForCausalLM",
-        "",
-        'folder = "."  # where this file lies',
-        'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")',
-    ]
+def _opened(facts: ModelFacts) -> tuple[dict[str, list[str]], list[str]]:
+    """What is imported from where, and the lines that open the model."""
+    q, torch_kernel = facts.quantization, _needs_torch_kernel(facts)
+    if q is not None and q.others:
+        if not torch_kernel:
+            return {"gptqmodel": ["GPTQModel"]}, ["model = GPTQModel.load(folder).model"]
+        imports = {"gptqmodel": ["BACKEND", "GPTQModel"]}
+        return imports, ["model = GPTQModel.load(folder, backend=BACKEND.GPTQ_TORCH).model"]
+    if q is not None and torch_kernel:
+        return {"transformers": ["AutoModelForCausalLM", "GPTQConfig"]}, [
+            f'kernel = GPTQConfig(bits={q.bits}, backend="torch")',
+            'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", quantization_config=kernel)',
+        ]
+    opened = 'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")'
+    return {"transformers": ["AutoModelForCausalLM"]}, [opened]
 
 
-def _open_mixed(facts: ModelFacts) -> list[str]:
-    return [
-        "from gptqmodel import GPTQModel",
-        "",
-        'folder = "."  # where this file lies',
-        "model = GPTQModel.load(folder).model",
-    ]
-
-
-def _with_tokenizer(line: str) -> str:
-    if line == "from transformers import AutoModelForCausalLM":
-        return f"{line}, AutoTokenizer"
-    if line == "from gptqmodel import GPTQModel":
-        return f"{line}\nfrom transformers import AutoTokenizer"
-    return line
+def _needs_torch_kernel(facts: ModelFacts) -> bool:
+    """Whether the kernel that GPTQModel chooses by itself on a CPU cannot compute this model."""
+    q = facts.quantization
+    if q is None:
+        return False
+    groups = {q.group_of(columns) for module, (_, columns) in facts.packed_modules.items() if q.bits_of(module) == 4}
+    return not groups <= set(KERNEL_GROUPS)
 
 
 def _write(chats: bool) -> list[str]:
@@ -98,6 +101,11 @@ def _notes(facts: ModelFacts) -> list[str]:
     ]
     if q.others:
         notes = [notes[0].replace("transformers opens by way of GPTQModel and optimum", "GPTQModel opens")]
+    if _needs_torch_kernel(facts):
+        notes.append(
+            f"The code names GPTQModel's torch kernel, since the one that it would choose on a CPU knows no groups of "
+            f"this size ({q.group_size}); on a GPU the choice may be left to it."
+        )
     if facts.adapter is not None:
         notes.append(
             f"The adapter in `{adapter.FOLDER}/` belongs to the model: what was measured is both together. A reader "

@@ -42,30 +42,28 @@ for folder in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def recovered(attar: Attar, text: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A run, in the same home, that rounds a mixed INT4 and puts an adapter beside it."""
-    document = {
-        "name": "adapter",
-        "model": "random:llama",
-        "data": {"source": str(text)},
-        "stages": [
-            {"stage": "quantize.rtn", "group_size": 16},
-            {"stage": "finetune.lora", "train_tokens": 1024, "batch": 4, "length": 32, "r": 4, "alpha": 0.5},
-            {"stage": "quantize.rtn", "group_size": 16, "bits_of": {"*.down_proj": 8}},
-        ][:2],
-        "measure": {"windows": 4, "length": 64, "speed": False},
+def quantized(attar: Attar, text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Runs in the same home: one that puts an adapter beside INT4, one that gives some modules other bits."""
+    lora = {"stage": "finetune.lora", "train_tokens": 1024, "batch": 4, "length": 32, "r": 4, "alpha": 0.5}
+    chains: dict[str, list[dict[str, Any]]] = {
+        "adapter": [{"stage": "quantize.rtn", "group_size": 16}, lora],
+        "mixed": [{"stage": "quantize.rtn", "group_size": 16, "bits_of": {"*.down_proj": 8}}],
     }
-    file = tmp_path_factory.mktemp("recipe") / "adapter.yaml"
-    file.write_text(yaml.safe_dump(document))
-    command = [sys.executable, "-m", "pipelines.cli", "run", str(file), "--home", str(attar.home), "--json"]
-    done = subprocess.run([*command, "--no-track"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return str(json.loads(done.stdout)["run"])
+    runs = {}
+    for name, chain in chains.items():
+        document = {"name": name, "model": "random:llama", "data": {"source": str(text)}, "stages": chain}
+        file = tmp_path_factory.mktemp("recipe") / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(document | {"measure": {"windows": 4, "length": 64, "speed": False}}))
+        command = [sys.executable, "-m", "pipelines.cli", "run", str(file), "--home", str(attar.home), "--json"]
+        done = subprocess.run([*command, "--no-track"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        runs[name] = str(json.loads(done.stdout)["run"])
+    return runs
 
 
 @pytest.fixture(scope="module")
 def folders(
-    attar: Attar, finished: dict[str, Any], recovered: str, tmp_path_factory: pytest.TempPathFactory
+    attar: Attar, finished: dict[str, Any], quantized: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Export, Path]]:
     """Every kind of model that stages make: what was handed out, and the folder in the store."""
     place, home = tmp_path_factory.mktemp("out"), Home(attar.home)
@@ -73,8 +71,9 @@ def folders(
         "pruned": (finished["run"], 2),
         "gptq": (finished["run"], 3),
         "scales": (finished["run"], None),
-        "rtn": (recovered, 1),
-        "adapter": (recovered, None),
+        "rtn": (quantized["adapter"], 1),
+        "adapter": (quantized["adapter"], None),
+        "mixed": (quantized["mixed"], None),
     }
     made = {}
     for name, (run, step) in asked.items():
@@ -87,7 +86,7 @@ def folders(
     return made
 
 
-@pytest.mark.parametrize("kind", ["pruned", "gptq", "scales", "rtn", "adapter"])
+@pytest.mark.parametrize("kind", ["pruned", "gptq", "scales", "rtn", "adapter", "mixed"])
 def test_the_code_on_the_card_opens_the_function_of_the_stores_model(
     folders: dict[str, tuple[Export, Path]], kind: str
 ) -> None:
@@ -163,7 +162,7 @@ def test_a_place_that_is_taken_or_the_stores_own_is_refused(
     (tmp_path / "inside").symlink_to(home.store.root)
     places = ["file", "full", "link", "inside/mine", "file/below"]
     for place in [*(tmp_path / name for name in places), home.store.root / "mine", home.runs / "mine"]:
-        with pytest.raises(BadInput, match="name (a new|another)"):
+        with pytest.raises(BadInput, match=r"name (a new|another)"):
             export(home, finished["run"], place)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "inside", "link"]
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["theirs"]
