@@ -64,6 +64,8 @@ def find(spec: str, folder: Path) -> Licence:
 
 
 def _of_folder(folder: Path) -> Licence:
+    if not folder.is_dir():
+        return Licence(None, f"its folder {folder.name} is not there any more")
     texts = _texts(folder)
     said = _front(folder / CARD)
     named = said.get("license")

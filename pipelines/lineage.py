@@ -133,7 +133,9 @@ def _base(above: list[dict[str, Any]], origin: Path) -> Path | None:
         if manifest.get("settings", {}).get("student") == "fresh":
             return None
     source = above[0].get("source")
-    return Path(source["folder"]) if source else origin
+    folder = Path(source["folder"]) if source else origin
+    # A model of a store that is not there any more is none that anything began as.
+    return origin if folder.parent.name == "model" and FINGERPRINT.fullmatch(folder.name) else folder
 
 
 def _recipe(folder: Path) -> dict[str, Any] | None:

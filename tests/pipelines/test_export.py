@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipelines.export import Export, export
 from pipelines.home import Home
 from pipelines.lineage import find
 
-from .conftest import Attar
+from .conftest import Attar, Shelf
 
 # Runs the code on each card as a reader would: in the folder, and knowing nothing of Attar.
 READER = """
@@ -168,18 +169,29 @@ def test_a_place_that_is_taken_or_the_stores_own_is_refused(
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["theirs"]
 
 
-def test_a_damaged_artifact_is_not_handed_out(
-    attar: Attar, finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stored = Path(finished["rows"][1]["folder"], "model.safetensors")
+def test_a_damaged_artifact_is_not_handed_out(shelf: Shelf, tmp_path: Path) -> None:
+    row = shelf.run("1", "small", ("small", 1000, 0.1))[-1]
+    stored = Path(row.folder, "model.safetensors")
     whole = stored.read_bytes()
     stored.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    try:
-        with pytest.raises(StageFailed, match="is not what was stored"):
-            export(Home(attar.home), finished["run"], tmp_path / "out", 1)
-    finally:
-        stored.write_bytes(whole)
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(StageFailed, match="is not what was stored"):
+        export(shelf.home, row.fingerprint, tmp_path / "out" / "mine")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_licence_template_and_notices_of_the_origin_go_along(shelf: Shelf, model: Path, tmp_path: Path) -> None:
+    theirs = Path(shutil.copytree(model, tmp_path / "theirs"))
+    (theirs / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    own = Shelf(shelf.home, theirs)
+    row = own.run("1", "small", ("small", 1000, 0.1))[-1]
+    (theirs / "README.md").write_text("---\nlicense: mit\n---\n# Theirs\n")
+    for name in ("LICENSE", "NOTICE.txt", "secrets.txt", "LICENSE\n.md"):
+        (theirs / name).write_text(name)
+    made = export(shelf.home, row.fingerprint, tmp_path / "out")
+    assert {"LICENSE", "NOTICE.txt", "chat_template.jinja"} < set(made.files) and made.licence == "mit"
+    assert not {"secrets.txt", "LICENSE\n.md"} & set(made.files)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "# Theirs" not in card and "apply_chat_template" in card
 
 
 def test_a_disk_that_is_too_full_is_said_before_anything_is_written(
