@@ -97,7 +97,8 @@ def _of_package(name: str) -> Licence:
         if (slug := _slug(_general(file).get("license"))) is not None:
             return Licence(slug, f"the file {file.name} of the package {name} {found.version} says so", texts)
     said = found.metadata
-    named = _slug(said.get("License-Expression")) or _slug(said.get("License"))
+    fields = (entry for key in ("License-Expression", "License") for entry in said.get_all(key) or [])
+    named = next(filter(None, map(_slug, fields)), None)
     classifiers = [entry.rpartition(" :: ")[2] for entry in said.get_all("Classifier") or []]
     named = named or next((CLASSIFIERS[entry] for entry in classifiers if entry in CLASSIFIERS), None)
     if named is None:
