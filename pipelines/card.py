@@ -38,8 +38,8 @@ def save(home: Home, folder: Path) -> Path | None:
 
 def licence_of(made: Lineage) -> Licence:
     """The licence that the weights come with: of the origin, or of the student that took its place."""
-    own = made.base is None or made.base == made.origin
-    return find_licence(made.spec, made.origin) if own else find_licence("", made.base or made.origin)
+    start = made.base or made.origin
+    return find_licence(start.spec, start.folder)
 
 
 def render(made: Lineage, licence: Licence | None = None) -> str:
@@ -68,7 +68,7 @@ def front_matter(made: Lineage, licence: Licence) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if licence.name is not None:
         found |= {"license": licence.name, **dict(licence.more)}
-    base = lineage.hub_id(made.base) if made.base else None
+    base = lineage.hub_id(made.base.folder) if made.base else None
     if base is not None:
         found |= {"base_model": base, "base_model_relation": "quantized" if facts.quantization else "finetune"}
     kinds = (str(step.manifest.get("stage", "")).partition(".")[0] for step in made.steps)
@@ -89,7 +89,11 @@ def _loading(folder: Path) -> str:
 
 
 def _done(made: Lineage) -> str:
-    origin = f"The origin is {inline(public(made.spec))}."
+    origin = f"The origin is {inline(public(made.origin.spec))}."
+    if made.base is None:
+        origin += " The weights began at random."
+    elif made.base != made.origin:
+        origin += f" The weights began as those of {inline(public(made.base.spec))}, the student."
     if not made.steps:
         return f"## What was done\n\n{origin} It was converted to safetensors, and nothing else."
     lines = ["| step | settings | learned from | changed | seconds |", "|---|---|---|---|---:|"]
@@ -130,15 +134,16 @@ def _sources(told: dict[str, Any]) -> str:
 
 
 def _licence(made: Lineage, licence: Licence) -> str:
+    whose = "the origin" if made.base in (None, made.origin) else "the student that the weights began as"
     if licence.name is None:
-        told = f"Not known here: {inline(licence.told)}. Ask whoever published the origin before you pass this on."
+        told = f"Not known here: {inline(licence.told)}. Ask whoever published {whose} before you pass this on."
     elif licence.name == "other":
-        told = f"That of the origin: {inline(licence.told)}."
+        told = f"That of {whose}: {inline(licence.told)}."
     else:
-        told = f"`{licence.name}`, that of the origin: {inline(licence.told)}."
+        told = f"`{licence.name}`, that of {whose}: {inline(licence.told)}."
     if made.base is None:
         told += " The weights began at random, so the front matter names no base model."
-    elif lineage.hub_id(made.base) is None:
+    elif lineage.hub_id(made.base.folder) is None:
         told += " The front matter names no base model, because it is not known which of the hub's it is."
     teachers = [
         f"- {inline(public(name))}: {f'`{found.name}`' if found.name else 'not known'} ({inline(found.told)})"

@@ -100,8 +100,8 @@ def summary(made: Lineage) -> str:
     against = f", {row.verdict} than the origin" if row.verdict in ("better", "worse") else ""
     against = ", not distinguishable from the origin" if row.verdict == "not distinguishable" else against
     return (
-        f"{inline(public(made.spec))}, compressed {row.compression_ratio:.2f}× from {origin.bytes / 1e6:,.1f} MB to "
-        f"{row.bytes / 1e6:,.1f} MB by Attar. Retained quality: {interval(row)}{against}, as measured below."
+        f"{inline(public(made.origin.spec))}, compressed {row.compression_ratio:.2f}× by Attar, from "
+        f"{origin.bytes / 1e6:,.1f} MB to {row.bytes / 1e6:,.1f} MB. Retained quality: {interval(row)}{against}, as measured below."
     )
 
 

@@ -27,14 +27,21 @@ class Made:
 
 
 @dataclass(frozen=True)
+class Start:
+    """A model that others were made of: as a recipe names it, and the folder that it opens from."""
+
+    spec: str
+    folder: Path
+
+
+@dataclass(frozen=True)
 class Lineage:
     """A model of the store and what is known of it; without a run nobody has measured it."""
 
     artifact: Artifact
     steps: tuple[Made, ...]
-    origin: Path  # the folder it opens from
-    spec: str  # the origin as the recipe names it
-    base: Path | None  # the folder that the very weights began as; None where they began at random
+    origin: Start
+    base: Start | None  # what the very weights began as, such as a student; None where they began at random
     run: str | None = None
     name: str = ""  # of the recipe
     recipe: dict[str, Any] | None = None
@@ -69,9 +76,8 @@ def find(home: Home, name: str, step: int | None = None) -> Lineage:
     converted = above[0].get("stage") == IMPORT
     made = enumerate(above[1:] if converted else above, start=1)
     steps = tuple(Made(f"{index} {one.get('stage')}", one) for index, one in made)
-    source = above[0].get("source") or {"folder": home.store.folder("model", above[0]["fingerprint"])}
-    origin = Path(source["folder"])
-    return Lineage(artifact, steps, origin, str(above[0].get("spec") or hub_id(origin) or origin), _base(above, origin))
+    origin = _start(above, home.store)
+    return Lineage(artifact, steps, origin, _base(above, home.store, origin))
 
 
 def of_run(home: Home, folder: Path, step: int | None = None) -> Lineage:
@@ -93,16 +99,16 @@ def of_run(home: Home, folder: Path, step: int | None = None) -> Lineage:
             f"run the recipe again: {folder / 'recipe.yaml'}"
         )
     rows = tuple(one for one in found.rows if one.step <= row.step)
-    recipe, origin = _recipe(folder), Path(rows[0].folder)
+    recipe = _recipe(folder) or {}
+    origin = Start(str(recipe.get("model", rows[0].folder)), Path(rows[0].folder))
     return Lineage(
         artifact=artifact,
         steps=tuple(Made(one.label, _manifest(one, home.store)) for one in rows if one.step),
         origin=origin,
-        spec=str(recipe.get("model", origin)) if recipe else str(origin),
-        base=_base(_above(artifact, home.store), origin),
+        base=_base(_above(artifact, home.store), home.store, origin),
         run=folder.name,
         name=found.recipe,
-        recipe=recipe,
+        recipe=recipe or None,
         rows=rows,
         result=_result(row, home.store),
     )
@@ -127,15 +133,21 @@ def _above(artifact: Artifact, store: Store) -> list[dict[str, Any]]:
     return found
 
 
-def _base(above: list[dict[str, Any]], origin: Path) -> Path | None:
+def _start(above: list[dict[str, Any]], store: Store) -> Start:
+    """What the first of these manifests was made of, or is, where it is of a model that was converted."""
+    first, source = above[0], above[0].get("source")
+    folder = Path(source["folder"]) if source else store.folder("model", first["fingerprint"])
+    return Start(str(first.get("spec") or hub_id(folder) or folder), folder)
+
+
+def _base(above: list[dict[str, Any]], store: Store, origin: Start) -> Start | None:
     """Where the weights began: with a student of another name that model, with a fresh one nowhere."""
-    for manifest in reversed(above):
-        if manifest.get("settings", {}).get("student") == "fresh":
-            return None
-    source = above[0].get("source")
-    folder = Path(source["folder"]) if source else origin
+    if any(manifest.get("settings", {}).get("student") == "fresh" for manifest in above):
+        return None
+    start = _start(above, store)
     # A model of a store that is not there any more is none that anything began as.
-    return origin if folder.parent.name == "model" and FINGERPRINT.fullmatch(folder.name) else folder
+    lost = "source" in above[0] and start.folder.parent.name == "model" and FINGERPRINT.fullmatch(start.folder.name)
+    return origin if lost or start.folder == origin.folder else start
 
 
 def _recipe(folder: Path) -> dict[str, Any] | None:

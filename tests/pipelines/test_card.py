@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, constants
 
+from attar.fingerprint import hash_json
 from attar.sources import HUB_FILES
 from pipelines import card, licence, lineage, report
 from pipelines.card_facts import described, inline, public
 from pipelines.home import Home
-from pipelines.lineage import Lineage
+from pipelines.lineage import Lineage, Start
 
 from .conftest import Attar, Shelf
 
@@ -82,7 +84,7 @@ def test_the_card_is_among_what_mlflow_gets(attar: Attar, finished: dict[str, An
     ["x\n---\nlicense: mit\n---\n", "a: [b, {c", "'\"`|*_<b>", "..", "org/name\u2028x", "- &a !!python/object:x"],
 )
 def test_whatever_names_the_origin_the_front_matter_holds(made: Lineage, name: str) -> None:
-    text = card.render(replace(made, spec=name, name=name))
+    text = card.render(replace(made, origin=Start(name, made.origin.folder), name=name))
     assert matter_of(text) == {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["attar"]}
     body = text.split("\n---\n", 1)[1]
     assert "<b>" not in body and "\n---\n" not in body
@@ -159,7 +161,7 @@ def test_the_licence_is_what_the_origin_says_and_else_left_out(
     made: Lineage, tmp_path: Path, files: dict[str, str], found: dict[str, str]
 ) -> None:
     folder = origin(tmp_path / "theirs", **files)
-    text = card.render(replace(made, origin=folder, base=folder, spec=str(folder)))
+    text = card.render(replace(made, origin=Start(str(folder), folder), base=Start(str(folder), folder)))
     matter = matter_of(text)
     assert {key: value for key, value in matter.items() if key.startswith("license")} == found
     assert ("Not known here" in text) == (not found)
@@ -196,19 +198,44 @@ def test_a_model_of_the_hub_is_the_base_of_what_was_made_of_it(made: Lineage, tm
     )
     folder.mkdir(parents=True)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
-    matter = matter_of(card.render(replace(made, origin=folder, base=folder, spec="Some-Org/Its_Model.1@main")))
+    start = Start("Some-Org/Its_Model.1@main", folder)
+    matter = matter_of(card.render(replace(made, origin=start, base=start)))
     assert (matter["base_model"], matter["base_model_relation"]) == ("Some-Org/Its_Model.1", "finetune")
     assert matter["license"] == "mit" and "README.md" in HUB_FILES
     # With a fresh student nothing of it is left.
-    assert "base_model" not in matter_of(card.render(replace(made, origin=folder, base=None)))
+    assert "base_model" not in matter_of(card.render(replace(made, origin=start, base=None)))
 
 
 def test_a_quantized_model_says_so(attar: Attar, finished: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "models--o--n" / "snapshots" / "b"
     folder.mkdir(parents=True)
     found = lineage.find(Home(attar.home), finished["run"])
-    matter = matter_of(card.render(replace(found, base=folder)))
+    matter = matter_of(card.render(replace(found, base=Start("o/n", folder))))
     assert (matter["base_model"], matter["base_model_relation"]) == ("o/n", "quantized")
     dense = lineage.find(Home(attar.home), finished["run"], 2)
-    matter = matter_of(card.render(replace(dense, base=folder)))
+    matter = matter_of(card.render(replace(dense, base=Start("o/n", folder))))
     assert matter["base_model_relation"] == "finetune" and "gptq" not in matter["tags"]
+
+
+def test_the_base_is_what_the_weights_began_as(shelf: Shelf) -> None:
+    """A student with a name of its own gives the licence and the base; a fresh one has neither."""
+    student, store = hash_json("student"), shelf.home.store
+
+    def keep(made: str, manifest: dict[str, Any]) -> None:
+        draft = store.draft("model", made)
+        shutil.copytree(shelf.model, draft, dirs_exist_ok=True)
+        store.commit("model", made, draft, {"inputs": {}, **manifest})
+
+    def taught(name: str, settings: dict[str, Any], source: str) -> Lineage:
+        folder = {"folder": str(store.folder("model", source)), "fingerprint": source}
+        keep(hash_json(name), {"stage": "distill.logit", "settings": settings, "source": folder})
+        return lineage.find(shelf.home, hash_json(name))
+
+    keep(student, {"stage": "import", "spec": "random:llama"})
+    named = taught("named", {"student": "random:llama"}, student)
+    assert named.base == Start("random:llama", store.folder("model", student))
+    text = card.render(replace(named, origin=Start("org/teacher", shelf.model)))
+    assert "The origin is org/teacher. The weights began as those of random:llama, the student." in text
+    assert taught("fresh", {"student": "fresh"}, student).base is None
+    gone = taught("gone", {}, hash_json("collected"))
+    assert gone.base == gone.origin
