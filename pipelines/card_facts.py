@@ -101,7 +101,8 @@ def summary(made: Lineage) -> str:
     against = ", not distinguishable from the origin" if row.verdict == "not distinguishable" else against
     return (
         f"{inline(public(made.origin.spec))}, compressed {row.compression_ratio:.2f}× by Attar, from "
-        f"{origin.bytes / 1e6:,.1f} MB to {row.bytes / 1e6:,.1f} MB. Retained quality: {interval(row)}{against}, as measured below."
+        f"{origin.bytes / 1e6:,.1f} MB to {row.bytes / 1e6:,.1f} MB. Retained quality: "
+        f"{interval(row)}{against}, as measured below."
     )
 
 
