@@ -25,15 +25,15 @@ UNTOLD = ("progress_timeout", "champion", "track")  # parts of a recipe that cha
 TAGS = {"distill": "distilled", "prune": "pruned", "quantize": "quantized", "finetune": "fine-tuned"}
 
 
-def save(home: Home, folder: Path) -> Path | None:
-    """Write the card of a run's last model into the run's folder; None where no stage has made one."""
+def save(home: Home, folder: Path) -> list[Path]:
+    """Write the card of a run's last model into the run's folder; nothing where no stage has made one."""
     try:
         made = lineage.of_run(home, folder)
     except BadInput:  # the run made no model, or somebody has removed it
-        return None
+        return []
     path = folder / FILE
     path.write_text(render(made), encoding="utf-8")
-    return path
+    return [path]
 
 
 def licence_of(made: Lineage) -> Licence:

@@ -89,8 +89,8 @@ def collect(home: Home, rule: Rule, delete: bool) -> Collected:
     with home.store.lock(COLLECTING, wait=False) as held:
         if not held:
             raise BadInput(
-                f"a run in {home.root} is being planned, a gate of it tries values, or a model is being exported, so "
-                "that it is not known what is needed; try again when that is done"
+                f"a run in {home.root} is being planned, or a gate of it tries values, and what it needs is not known "
+                "yet; try again when that is done"
             )
         gone, busy = _set_aside(home, found())
     for place in gone.values():

@@ -12,7 +12,8 @@ from attar import machine
 from attar.errors import StageFailed, first_line
 from attar.events import Event
 from attar.store import Kind
-from pipelines import card, changes, plot, report, samples
+from pipelines import changes, plot, report, samples
+from pipelines.card import save as save_card
 from pipelines.child import events_file, run_child
 from pipelines.following import Watch
 from pipelines.gates import Decision
@@ -204,9 +205,9 @@ class Execution:
             if self.rows:
                 files += report.save(made, self.folder)
                 files.append(plot.pareto(made, self.folder / "pareto.png"))
+                files += save_card(self.plan.home, self.folder)
                 page = samples.save(self.rows, self.plan.exam.prompts, self.plan.home.store, self.folder)
-                told = card.save(self.plan.home, self.folder)
-                files += [found for found in (page, told) if found]
+                files += [page] if page else []
         except Exception as error:  # a full disk, or a plot that cannot be drawn, must not hide what happened before
             if status == "finished":
                 raise StageFailed(f"the report cannot be written to {self.folder} ({first_line(error)})") from error
