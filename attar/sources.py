@@ -18,6 +18,8 @@ from attar.store import Store
 
 IMPORT_VERSION = 1  # bump when a conversion gives other bytes
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Fetched before the weights; a model's card and licence say under which terms it may be passed on.
+HUB_FILES = ["*.json", "*.jinja", "*.txt", "README.md", "LICEN[CS]E*", "COPYING*", "NOTICE*", "USE_POLICY*"]
 FORMS = "a folder, a file.gguf, a hub id such as org/name@revision, package:NAME, or random:llama"
 
 SourceKind = Literal["folder", "gguf", "hub", "random"]
@@ -116,7 +118,7 @@ def _hub(spec: str) -> Source:
 
     name, _, revision = spec.partition("@")
     try:
-        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=["*.json", "*.jinja", "*.txt"]))
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=HUB_FILES))
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
         raise BadInput(f"the hub has no model {spec!r} (or it is private and no token is set); give {FORMS}") from None
     except (LocalEntryNotFoundError, OSError):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attar.errors import AttarError, GateFailed
-from pipelines import cli_choice, cli_search, cli_services
+from pipelines import cli_choice, cli_export, cli_search, cli_services
 from pipelines.cli_options import AsJson, HomeFolder, Overrides, RecipeFile
 
 if TYPE_CHECKING:
@@ -391,6 +391,7 @@ def _print_json(value: Any) -> None:
 
 cli_search.add(app)
 cli_choice.add(app)
+cli_export.add(app)
 cli_services.add(app)
 
 if __name__ == "__main__":

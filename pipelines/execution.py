@@ -12,6 +12,7 @@ from attar.errors import StageFailed, first_line
 from attar.events import Event
 from attar.store import COLLECTING, Kind
 from pipelines import changes, plot, report, samples
+from pipelines.card import save as save_card
 from pipelines.child import events_file, run_child
 from pipelines.following import Watch
 from pipelines.gates import Decision
@@ -213,6 +214,7 @@ class Execution:
             if self.rows:
                 files += report.save(made, self.folder)
                 files.append(plot.pareto(made, self.folder / "pareto.png"))
+                files += self._card()
                 page = samples.save(self.rows, self.plan.exam.prompts, self.plan.home.store, self.folder)
                 files += [page] if page else []
         except Exception as error:  # a full disk, or a plot that cannot be drawn, must not hide what happened before
@@ -230,6 +232,15 @@ class Execution:
     def _who(self, step: Step) -> str:
         """How others that wait for a job of this run call it."""
         return f"run {self.run} ({step.label})"
+
+    def _card(self) -> list[Path]:
+        """The last model's card; one that cannot be written is a warning, for it can be had again by an export."""
+        try:
+            return save_card(self.plan.home, self.folder)
+        except Exception as error:
+            why = f"{type(error).__name__}: {first_line(error)}"
+            self.journal.write("warning", step=None, text=f"the model card was not written ({why})")
+            return []
 
     def _job(self, step: Step, what: str) -> Path:
         # What runs anew after a gate has changed the recipe is another job.
