@@ -1,0 +1,67 @@
+"""A sweep in MLflow: a run of its own with plot and tables, variants called by their values, and a view of them."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlflow.entities import RunTag
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME
+
+from pipelines import mlflow_view
+from pipelines.home import Home
+from pipelines.mlflow_tracker import MAX_TAG, ROLE, connect
+from pipelines.mlflow_view import SWEEP
+from pipelines.mlflow_words import RUNS
+from pipelines.sweep import Trial
+
+VARIANT = "attar.variant"
+
+
+def record(home: Home, experiment: str, folder: Path, trials: Sequence[Trial], files: Sequence[Path]) -> str:
+    """Tell MLflow of a sweep and of the values of its variants; may be called again, as the sweep goes on.
+
+    Args:
+        home: whose runs the variants are.
+        experiment: the name of theirs.
+        folder: of the sweep; the run, the tag of its variants and their view go by its name.
+        trials: what ended so far.
+        files: plot and tables, kept with the run.
+
+    Returns:
+        Where MLflow's pages compare the variants.
+
+    Raises:
+        Exception: MLflow cannot be reached, or refuses.
+    """
+    client, place = connect(home, experiment)
+    sweep = folder.name
+    for trial in trials:
+        if (parent := _parent(home, trial)) is not None:
+            tags = {SWEEP: sweep, VARIANT: trial.label[:MAX_TAG], MLFLOW_RUN_NAME: f"{trial.number:02} {trial.label}"}
+            client.log_batch(parent, tags=[RunTag(name, value[:MAX_TAG]) for name, value in tags.items()])
+    run = _run(client, place, sweep)
+    for path in files:
+        client.log_artifact(run, str(path))
+    client.log_metric(run, "variants", sum(trial.row is not None for trial in trials), round(1000 * time.time()), 0)
+    client.set_terminated(run, "FINISHED")
+    mlflow_view.keep(client, place, sweep)
+    return mlflow_view.place(place, sweep)
+
+
+def _run(client: MlflowClient, experiment: str, sweep: str) -> str:
+    """The run that holds what belongs to the sweep as a whole."""
+    asked = f"tags.`{SWEEP}` = '{sweep}' and tags.`{ROLE}` = 'sweep'"
+    for found in client.search_runs([experiment], asked, max_results=1):
+        return str(found.info.run_id)
+    tags = {ROLE: "sweep", SWEEP: sweep, MLFLOW_RUN_NAME: sweep, MLFLOW_SOURCE_NAME: "attar"}
+    return str(client.create_run(experiment, tags=tags).info.run_id)
+
+
+def _parent(home: Home, trial: Trial) -> str | None:
+    """The variant's run in MLflow, if it was tracked and is there."""
+    try:
+        return str(json.loads((home.runs / trial.run / RUNS).read_text())["runs"]["parent"]) if trial.run else None
+    except (OSError, ValueError, KeyError):
+        return None
