@@ -4,8 +4,9 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from mlflow.entities import RunTag
+from mlflow.entities import Param, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME
 
@@ -13,7 +14,8 @@ from pipelines import mlflow_view
 from pipelines.home import Home
 from pipelines.mlflow_tracker import MAX_TAG, ROLE, connect
 from pipelines.mlflow_view import SWEEP
-from pipelines.mlflow_words import RUNS
+from pipelines.mlflow_words import RUNS, key_of
+from pipelines.recipe import Recipe
 from pipelines.sweep import Trial
 
 VARIANT = "attar.variant"
@@ -36,18 +38,36 @@ def record(home: Home, experiment: str, folder: Path, trials: Sequence[Trial], f
         Exception: MLflow cannot be reached, or refuses.
     """
     client, place = connect(home, experiment)
-    sweep = folder.name
+    sweep, names = folder.name, _names(trials)
     for trial in trials:
         if (parent := _parent(home, trial)) is not None:
-            tags = {SWEEP: sweep, VARIANT: trial.label[:MAX_TAG], MLFLOW_RUN_NAME: f"{trial.number:02} {trial.label}"}
-            client.log_batch(parent, tags=[RunTag(name, value[:MAX_TAG]) for name, value in tags.items()])
+            tags = {
+                SWEEP: sweep,
+                VARIANT: trial.label[:MAX_TAG],
+                MLFLOW_RUN_NAME: f"{trial.number:02} {trial.label}".strip(),
+            }
+            values = [Param(name, _text(trial.values[path])) for path, name in names.items() if path in trial.values]
+            client.log_batch(parent, params=values, tags=[RunTag(tag, text[:MAX_TAG]) for tag, text in tags.items()])
     run = _run(client, place, sweep)
     for path in files:
         client.log_artifact(run, str(path))
     client.log_metric(run, "variants", sum(trial.row is not None for trial in trials), round(1000 * time.time()), 0)
     client.set_terminated(run, "FINISHED")
-    mlflow_view.keep(client, place, sweep)
+    mlflow_view.keep(client, place, sweep, list(names.values()))
     return mlflow_view.place(place, sweep)
+
+
+def _names(trials: Sequence[Trial]) -> dict[str, str]:
+    """What is varied → a short name of it for a param: ``temperature``, but ``stages.0.ffn`` where there are two."""
+    paths = list(dict.fromkeys(path for trial in trials for path in trial.values))
+    ends = [path.rpartition(".")[2] for path in paths]
+    plain = [ends.count(end) == 1 and not end.isdigit() and end not in Recipe.model_fields for end in ends]
+    return {path: key_of(end if good else path) for path, end, good in zip(paths, ends, plain, strict=True)}
+
+
+def _text(value: Any) -> str:
+    """A value as an axis names it: an order is its places."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _run(client: MlflowClient, experiment: str, sweep: str) -> str:

@@ -21,9 +21,11 @@ PARENTS = "tags.`pipeline.role` = 'pipeline'"
 TAG = "mlflow.sharedViewState."
 KIND, MODELS = "mlflow.experimentKind", "custom_model_development"  # else MLflow shows its pages for GenAI
 PACKED = "deflate;"
-QUALITY, RATIO, LOSS = "quality/retained", "compression_ratio", "quality/kl"
+QUALITY, LOW, RATIO, LOSS = "quality/retained", "quality/retained_low", "compression_ratio", "quality/kl"
+TITLES = {QUALITY: "retained quality", LOW: "lower end of its 95 % interval", LOSS: "KL to the origin: less is better"}
 MOST_RUNS = 200  # of which the view is made, the newest
 MOST_PARAMS = 6  # in the parallel coordinates
+MOST_LETTERS = 12  # of a value that an axis can name
 # What names a run, or says where and how it was done, and not what was done.
 ASIDE = (
     "name",
@@ -48,12 +50,21 @@ def place(experiment: str, key: str = KEY) -> str:
     return f"/#/experiments/{experiment}/runs?{asked}"
 
 
-def keep(client: "MlflowClient", experiment: str, sweep: str | None = None) -> None:
-    """Write the view of an experiment, or of the runs of one sweep in it; one that is there already stays as it is."""
+def keep(client: "MlflowClient", experiment: str, sweep: str | None = None, params: Sequence[str] = ()) -> None:
+    """Write a view; one that is there already stays as it is.
+
+    Args:
+        client: of the tracking server.
+        experiment: its id.
+        sweep: whose runs alone are shown; None for all of the experiment.
+        params: that are compared; without them those that differ between the runs.
+    """
     asked = PARENTS + (f" and tags.`{SWEEP}` = '{sweep}'" if sweep else "")
     newest = ["attributes.start_time DESC"]
     runs = client.search_runs([experiment], asked, max_results=MOST_RUNS, order_by=newest)
-    made = state([run.data.params for run in runs], asked)
+    found = [run.data.params for run in runs]
+    ratios = {run.data.metrics.get(RATIO) for run in runs} - {None}
+    made = state(found, list(params) or varied(found), asked, same_ratio=len(ratios) < 2)
     tags = client.get_experiment(experiment).tags
     if KIND not in tags:
         client.set_experiment_tag(experiment, KIND, MODELS)
@@ -89,18 +100,18 @@ def varied(runs: Sequence[Mapping[str, str]]) -> list[str]:
     return sorted(differ, key=lambda name: (-len(values[name]), name))[:MOST_PARAMS]
 
 
-def state(runs: Sequence[Mapping[str, str]], asked: str) -> State:
+def state(runs: Sequence[Mapping[str, str]], params: Sequence[str], asked: str, same_ratio: bool) -> State:
     """What MLflow's page of an experiment remembers of itself: filter, order, columns and charts."""
-    params = varied(runs)
-    numeric = [name for name in params if all(_number(run[name]) for run in runs if name in run)]
+    short = [name for name in params if all(len(run.get(name, "")) <= MOST_LETTERS for run in runs)]
     charts = [
         _bar(QUALITY),
         _scatter(_metric(RATIO), "front"),
-        _parallel(params),
+        _parallel(params, [QUALITY] if same_ratio else [RATIO, QUALITY]),
+        _bar(LOW),
         _bar(LOSS),
-        *(_scatter({"key": name, "type": "PARAM"}, name) for name in numeric[:2]),
+        *(_scatter({"key": name, "type": "PARAM"}, name) for name in short[:2]),
     ]
-    columns = [f"metrics.`{name}`" for name in (QUALITY, RATIO, "quality/bytes", LOSS)]
+    columns = [f"metrics.`{name}`" for name in (QUALITY, LOW, RATIO, "quality/bytes", LOSS)]
     columns += [f"params.`{name}`" for name in params]
     # MLflow adds a chart for every metric, in sections by the beginnings of their names: these are there, but closed.
     sections = [
@@ -133,7 +144,8 @@ def _section(name: str, shown: bool = True) -> State:
 
 
 def _bar(metric: str) -> State:
-    return {"type": "BAR", "uuid": f"attar bar {metric}", "metricKey": metric, "runsCountToCompare": 100} | _OURS
+    told = {"metricKey": metric, "displayName": TITLES[metric], "runsCountToCompare": 100}
+    return {"type": "BAR", "uuid": f"attar bar {metric}"} | told | _OURS
 
 
 def _scatter(across: State, name: str) -> State:
@@ -141,21 +153,13 @@ def _scatter(across: State, name: str) -> State:
     return {"type": "SCATTER", "uuid": f"attar {name}", "xaxis": across, "yaxis": up, "runsCountToCompare": 100} | _OURS
 
 
-def _parallel(params: list[str]) -> State:
-    chosen = {"selectedParams": params, "selectedMetrics": [RATIO, QUALITY], "showAllRuns": False}
+def _parallel(params: Sequence[str], metrics: list[str]) -> State:
+    chosen = {"selectedParams": list(params), "selectedMetrics": metrics, "showAllRuns": False}
     return {"type": "PARALLEL", "uuid": "attar parallel", "runsCountToCompare": 100} | chosen | _OURS
 
 
 def _metric(name: str) -> State:
     return {"key": name, "type": "METRIC"}
-
-
-def _number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 _OURS = {"deleted": False, "isGenerated": False}

@@ -42,7 +42,14 @@ def write(home: Home, run: str, recipe: Recipe, ffn: float = 0.25, retained: flo
         "warnings": [],
     }
     written.write("run", run=run, plan=plan, process=this_process(), flow_run="f", flow_run_url=None, **facts)
-    row = {"retained": retained, "kl": 0.5, "bytes": 10, "compression_ratio": 1 / (1 - ffn), "folder": "/store/m"}
+    row = {
+        "retained": retained,
+        "retained_low": retained - 0.1,
+        "kl": 0.5,
+        "bytes": 10,
+        "compression_ratio": 1 / (1 - ffn),
+        "folder": "/store/m",
+    }
     for number, inputs in enumerate(STEPS.values(), start=1):
         name = plan[number]["name"]
         told = {"label": f"{number} {name}", "name": name, "settings": plan[number]["settings"], "inputs": inputs}
@@ -151,9 +158,11 @@ def test_params_that_differ_are_those_of_stages_and_the_commonest_come_first() -
     found = mlflow_view.varied(runs)
     assert found[:2] == ["stages", "distill.logit.temperature"] and len(found) == mlflow_view.MOST_PARAMS
     assert mlflow_view.varied(runs[:1]) == [] and mlflow_view.varied([]) == []
-    made = mlflow_view.state(runs, mlflow_view.PARENTS)
+    long = [run | {"stages": f"{run['stages']} → something else"} for run in runs]
+    made = mlflow_view.state(long, found, mlflow_view.PARENTS, same_ratio=True)
     across = [chart["xaxis"]["key"] for chart in chart(made, "SCATTER")]
-    assert across[:2] == ["compression_ratio", "distill.logit.temperature"]  # an order of stages is no number
+    assert across[:2] == ["compression_ratio", "distill.logit.temperature"]  # no axis can name such an order
+    assert chart(made, "PARALLEL")[0]["selectedMetrics"] == ["quality/retained"]
 
 
 def test_models_are_logged_without_copies_with_what_they_were_measured_on(
@@ -233,11 +242,12 @@ def test_a_sweep_is_a_run_with_its_plot_and_a_view_of_its_variants(place: Home, 
         where = mlflow_sweep.record(place, "attar", folder, trials, files)
     assert where.endswith("viewStateShareKey=small-1a2b")
     found = view(place, "small-1a2b")
+    assert chart(found, "PARALLEL")[0]["selectedParams"] == ["ffn", "order"]
     shown = client_of(place).search_runs([experiment_of(place).experiment_id], found["searchFilter"])
-    assert {run.info.run_name: run.data.tags["attar.run"] for run in shown} == {
-        "01 ffn 0.25, order 1 0": "r1",
-        "02 ffn 0.5, order 1 0": "r2",
-    }
+    names = {run.info.run_name: run.data.tags["attar.run"] for run in shown}
+    assert names == {f"{trial.number:02} {trial.label}".strip(): trial.run for trial in ended}
+    assert all(run.data.params["order"] == "1 0" for run in shown)
+    assert all(run.data.params["ffn"] == run.data.params["prune.width.ffn"] for run in shown)
     (swept,) = [run for run in runs_of(place) if run.data.tags["pipeline.role"] == "sweep"]
     kept = {entry.path for entry in client_of(place).list_artifacts(swept.info.run_id)}
     assert kept == {"pareto.png", "sweep.csv"} and swept.data.metrics["variants"] == 2
