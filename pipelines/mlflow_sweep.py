@@ -13,7 +13,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME
 from pipelines import mlflow_view
 from pipelines.home import Home
 from pipelines.mlflow_tracker import MAX_TAG, ROLE, connect
-from pipelines.mlflow_view import SWEEP
+from pipelines.mlflow_view import PARENTS, SWEEP
 from pipelines.mlflow_words import RUNS, key_of
 from pipelines.recipe import Recipe
 from pipelines.sweep import Trial
@@ -39,15 +39,18 @@ def record(home: Home, experiment: str, folder: Path, trials: Sequence[Trial], f
     """
     client, place = connect(home, experiment)
     sweep, names = folder.name, _names(trials)
-    for trial in trials:
-        if (parent := _parent(home, trial)) is not None:
-            tags = {
-                SWEEP: sweep,
-                VARIANT: trial.label[:MAX_TAG],
-                MLFLOW_RUN_NAME: f"{trial.number:02} {trial.label}".strip(),
-            }
-            values = [Param(name, _text(trial.values[path])) for path, name in names.items() if path in trial.values]
-            client.log_batch(parent, params=values, tags=[RunTag(tag, text[:MAX_TAG]) for tag, text in tags.items()])
+    parents = {parent: trial for trial in trials if (parent := _parent(home, trial)) is not None}
+    for parent, trial in parents.items():
+        tags = {
+            SWEEP: sweep,
+            VARIANT: trial.label[:MAX_TAG],
+            MLFLOW_RUN_NAME: f"{trial.number:02} {trial.label}".strip(),
+        }
+        values = [Param(name, _text(trial.values[path])) for path, name in names.items() if path in trial.values]
+        client.log_batch(parent, params=values, tags=[RunTag(tag, text[:MAX_TAG]) for tag, text in tags.items()])
+    for other in client.search_runs([place], f"{PARENTS} and tags.`{SWEEP}` = '{sweep}'"):
+        if other.info.run_id not in parents:  # that variant has run again
+            client.delete_tag(other.info.run_id, SWEEP)
     run = _run(client, place, sweep)
     for path in files:
         client.log_artifact(run, str(path))

@@ -269,8 +269,8 @@ class MlflowTracker:
     def _model(self, run: str, row: dict[str, Any]) -> str:
         """The stage's model as MLflow knows it: figures, settings, and where it lies."""
         params = self.client.get_run(run).data.params
-        tags = {name: str(row[name])[:MAX_TAG] for name in ("fingerprint", "evaluation", "folder") if name in row}
-        tags[RUN] = self.folder.name
+        tags = {RUN: self.folder.name}
+        tags |= {name: str(row[name])[:MAX_TAG] for name in ("fingerprint", "evaluation", "folder") if name in row}
         return str(mlflow_models.keep(self.client, self.experiment, run, _name(row), tags, params).model_id)
 
     def _datasets(self, run: str, found: list[DatasetInput]) -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,8 +239,9 @@ def test_a_sweep_is_a_run_with_its_plot_and_a_view_of_its_variants(place: Home, 
     folder = place.root / "sweeps" / "small-1a2b"
     folder.mkdir(parents=True)
     files = [variants.plot(trials, "small", folder / "pareto.png"), variants.table(trials, folder / "sweep.csv")]
-    for _ in range(2):  # the same command again
-        where = mlflow_sweep.record(place, "attar", folder, trials, files)
+    again = replace(ended[0], run="stranger")  # then a variant of it runs anew, and the same command comes again
+    for now in ([again, *trials[1:]], trials):
+        where = mlflow_sweep.record(place, "attar", folder, now, files)
     assert where.endswith("viewStateShareKey=small-1a2b")
     found = view(place, "small-1a2b")
     assert chart(found, "PARALLEL")[0]["selectedParams"] == ["ffn", "order"]
