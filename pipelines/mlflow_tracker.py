@@ -33,6 +33,7 @@ STEP = "attar.step"
 ERROR = "attar.error"
 PROCESS = "attar.process"  # host, pid and start time of the process that writes the run
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
+MODEL_TAGS: tuple[str, ...] = ("fingerprint", "evaluation", "folder")  # of a row that its model goes by
 MAX_PARAM = 6000
 MAX_TAG = 5000
 
@@ -269,8 +270,7 @@ class MlflowTracker:
     def _model(self, run: str, row: dict[str, Any]) -> str:
         """The stage's model as MLflow knows it: figures, settings, and where it lies."""
         params = self.client.get_run(run).data.params
-        tags = {RUN: self.folder.name}
-        tags |= {name: str(row[name])[:MAX_TAG] for name in ("fingerprint", "evaluation", "folder") if name in row}
+        tags = {RUN: self.folder.name} | {name: str(row[name])[:MAX_TAG] for name in MODEL_TAGS if name in row}
         return str(mlflow_models.keep(self.client, self.experiment, run, _name(row), tags, params).model_id)
 
     def _datasets(self, run: str, found: list[DatasetInput]) -> None:

@@ -22,7 +22,6 @@ TAG = "mlflow.sharedViewState."
 KIND, MODELS = "mlflow.experimentKind", "custom_model_development"  # else MLflow shows its pages for GenAI
 PACKED = "deflate;"
 QUALITY, LOW, RATIO, LOSS = "quality/retained", "quality/retained_low", "compression_ratio", "quality/kl"
-TITLES = {QUALITY: "retained quality", LOW: "lower end of its 95 % interval", LOSS: "KL to the origin: less is better"}
 MOST_RUNS = 200  # of which the view is made, the newest
 MOST_PARAMS = 6  # in the parallel coordinates
 MOST_LETTERS = 12  # of a value that an axis can name
@@ -103,13 +102,15 @@ def varied(runs: Sequence[Mapping[str, str]]) -> list[str]:
 def state(runs: Sequence[Mapping[str, str]], params: Sequence[str], asked: str, same_ratio: bool) -> State:
     """What MLflow's page of an experiment remembers of itself: filter, order, columns and charts."""
     short = [name for name in params if all(len(run.get(name, "")) <= MOST_LETTERS for run in runs)]
+    front = [_scatter(_metric(RATIO), "front")]
     charts = [
         _bar(QUALITY),
-        _scatter(_metric(RATIO), "front"),
+        *([] if same_ratio else front),
         _parallel(params, [QUALITY] if same_ratio else [RATIO, QUALITY]),
-        _bar(LOW),
-        _bar(LOSS),
         *(_scatter({"key": name, "type": "PARAM"}, name) for name in short[:2]),
+        _bar(LOW),  # of the 95 % interval
+        _bar(LOSS),
+        *(front if same_ratio else []),  # one above the other it tells less than the others
     ]
     columns = [f"metrics.`{name}`" for name in (QUALITY, LOW, RATIO, "quality/bytes", LOSS)]
     columns += [f"params.`{name}`" for name in params]
@@ -144,8 +145,7 @@ def _section(name: str, shown: bool = True) -> State:
 
 
 def _bar(metric: str) -> State:
-    told = {"metricKey": metric, "displayName": TITLES[metric], "runsCountToCompare": 100}
-    return {"type": "BAR", "uuid": f"attar bar {metric}"} | told | _OURS
+    return {"type": "BAR", "uuid": f"attar bar {metric}", "metricKey": metric, "runsCountToCompare": 100} | _OURS
 
 
 def _scatter(across: State, name: str) -> State:
