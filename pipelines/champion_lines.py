@@ -1,7 +1,6 @@
 """The lines of models in MLflow's registry: versions without copies, the champion's alias, and the way back."""
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,20 +10,19 @@ from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models.model import MLMODEL_FILE_NAME
-from mlflow.models.utils import get_external_mlflow_model_spec
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL, MLFLOW_MODEL_VERSIONS
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from attar.errors import AttarError, BadInput, StageFailed, first_line, nearest
-from pipelines import champion
+from pipelines import champion, mlflow_models
 from pipelines.champion import Champion, Decision, Standing
 from pipelines.home import Home
 from pipelines.mlflow_registry import shown, versions
+from pipelines.mlflow_words import name_of
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 BEFORE = "champion.before"  # the version that a champion took the place of
@@ -175,16 +173,7 @@ class Lines:
 
     def _register(self, line: str, tags: dict[str, str], mlflow_run: str, experiment: str) -> ModelVersion:
         """A version whose weights stay where they are: MLflow learns their folder."""
-        query = f"name = '{line}' AND source_run_id = '{mlflow_run}'"
-        logged = next(iter(self.client.search_logged_models([experiment], query, max_results=1)), None)
-        if logged is None:  # else what came after it was lost
-            logged = self.client.create_logged_model(
-                experiment, line, mlflow_run, tags | {MLFLOW_MODEL_IS_EXTERNAL: "true"}, model_type="attar"
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            get_external_mlflow_model_spec(logged).save(str(Path(folder) / MLMODEL_FILE_NAME))
-            self.client.log_model_artifacts(logged.model_id, folder)
-        self.client.finalize_logged_model(logged.model_id, "READY")
+        logged = mlflow_models.keep(self.client, experiment, mlflow_run, name_of(line), tags)
         try:
             self.client.create_registered_model(line)
         except MlflowException as error:

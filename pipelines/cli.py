@@ -362,9 +362,10 @@ def _end(home: "Home", folder: Path, tracked: bool) -> None:
     ]
     if tracked:
         from pipelines.champion import CHAMPION
-        from pipelines.mlflow_link import open_command
+        from pipelines.mlflow_link import comparison, open_command
 
         lines.append(("MLflow", lambda: open_command(home, folder)))
+        lines.append(("compare", lambda: comparison(home, folder)))
         if (decided := folder / CHAMPION).is_file():
             lines.append(("line", lambda: decided.read_text().strip()))
     for name, text in lines:

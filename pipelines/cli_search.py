@@ -2,14 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipelines.cli_options import AsJson, HomeFolder
 
 if TYPE_CHECKING:
-    from pipelines.sweep import Sweep
+    from pipelines.home import Home
+    from pipelines.sweep import Sweep, Trial
     from pipelines.variants import Runner
 
 
@@ -60,12 +61,31 @@ def sweep(
     found = going.trials()
     path = save(found, going.folder)
     picture = variants.plot(found, f"{document['name']}: {len(found)} variants", going.folder / "pareto.png")
+    files = [picture, path, variants.table(found, going.folder / "sweep.csv")]
+    compared = _tracked(place, document, going.folder, found, files) if track else None
     if as_json:
         typer.echo(json.dumps({"why": why, "trials": json.loads(path.read_text())}, indent=1))
         return
     out = Console()
     variants.show(out, found)
     out.print(f"{why}; ★ no other is smaller and better\nplot    {picture}", highlight=False, soft_wrap=True)
+    if compared is not None:
+        out.print(f"compare {compared}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _tracked(home: "Home", document: dict[str, Any], folder: Path, found: "list[Trial]", files: list[Path]) -> str:
+    """Record the sweep in MLflow; how to see its variants side by side there, or why that cannot be."""
+    from attar.credentials import without_credentials
+    from attar.errors import first_line
+    from pipelines import mlflow_link, mlflow_sweep
+    from pipelines.recipe import Track
+
+    experiment = Track.model_validate(document.get("track") or {}).experiment
+    try:
+        return mlflow_link.to_open(home, mlflow_sweep.record(home, experiment, folder, found, files))
+    except Exception as error:  # a server that is down: all is on disk, and the same command asks again
+        why = without_credentials(first_line(error))
+        return f"in MLflow is not possible now ({why}); the same command does it later and computes nothing anew"
 
 
 def _foretell(going: "Sweep", runner: "Runner", as_json: bool) -> None:

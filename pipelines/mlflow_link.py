@@ -4,9 +4,11 @@ import json
 import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 from attar.credentials import without_credentials
-from pipelines import mlflow_server
+from pipelines import mlflow_server, mlflow_view
+from pipelines.credentials import without_credentials
 from pipelines.home import Home
 from pipelines.mlflow_words import RUNS
 
@@ -17,30 +19,59 @@ BROWSED = "ATTAR_MLFLOW_URL"  # where a browser finds the server, if its trackin
 def address(home: Home, folder: Path) -> str | None:
     """The page of a run on the MLflow server; None if there is no server, or it has not got the run yet."""
     place = _place(folder)
-    if place is None or not home.mlflow_uri.startswith("http"):
-        return None
-    seen = os.environ.get(BROWSED) or home.mlflow_uri
-    return f"{without_credentials(seen).rstrip('/')}{place}"
+    return page(home, place) if place is not None and home.mlflow_uri.startswith("http") else None
+
+
+def page(home: Home, place: str) -> str | None:
+    """A place among MLflow's pages as a browser finds it; of the database in the home, with the command's server."""
+    if home.mlflow_uri.startswith("http"):
+        seen = os.environ.get(BROWSED) or home.mlflow_uri
+        return f"{without_credentials(seen).rstrip('/')}{place}"
+    return f"http://127.0.0.1:{PORT}{place}" if home.mlflow_uri.startswith("sqlite:") else None
+
+
+def to_open(home: Home, place: str) -> str:
+    """How to see a place among MLflow's pages: of the embedded database, a command that serves it, then the address."""
+    seen = page(home, place)
+    if not home.mlflow_uri.startswith("sqlite:"):
+        return seen or f"tracked in {without_credentials(home.mlflow_uri)}"
+    settings = " ".join(f"{name}={value}" for name, value in mlflow_server.ENVIRONMENT.items())
+    return f"{settings} {shlex.join(mlflow_server.command(home, PORT))}\n        then open {seen}"
+
+
+def comparison(home: Home, folder: Path) -> str | None:
+    """The page on which a run stands beside all others of its experiment; None if it was not tracked."""
+    experiment = _known(folder).get("experiment")
+    return page(home, mlflow_view.place(experiment)) if experiment else None
+
+
+def newest_comparison(home: Home, url: str) -> str | None:
+    """The page that compares the runs of the experiment of the newest tracked run, on a server at an address."""
+    for path in sorted(home.runs.glob(f"*/{RUNS}"), reverse=True):
+        if experiment := _known(path.parent).get("experiment"):
+            return f"{url}{mlflow_view.place(experiment)}"
+    return None
 
 
 def open_command(home: Home, folder: Path) -> str | None:
-    """How to see this run: a command for the embedded database, then the address; None if it was not tracked."""
+    """How to see a run, by its folder; None if it was not tracked."""
     place = _place(folder)
-    if place is None:
-        return None
-    uri = home.mlflow_uri
-    if not uri.startswith("sqlite:"):
-        return address(home, folder) or f"tracked in {without_credentials(uri)}"
-    settings = " ".join(f"{name}={value}" for name, value in mlflow_server.ENVIRONMENT.items())
-    command = shlex.join(mlflow_server.command(home, PORT))
-    return f"{settings} {command}\n        then open http://127.0.0.1:{PORT}{place}"
+    return to_open(home, place) if place is not None else None
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    """What the tracker has written down of a run."""
+    try:
+        known: dict[str, Any] = json.loads((folder / RUNS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return known
 
 
 def _place(folder: Path) -> str | None:
     """Where MLflow's pages show the run."""
-    try:
-        known = json.loads((folder / RUNS).read_text())
-        place = f"/#/experiments/{known['experiment']}/runs/{known['runs']['parent']}"
-    except (OSError, ValueError, KeyError):
+    known = _known(folder)
+    if "experiment" not in known or "parent" not in known.get("runs", {}):
         return None
+    place = f"/#/experiments/{known['experiment']}/runs/{known['runs']['parent']}"
     return f"{place}?workflowType=machine_learning"  # else MLflow shows its pages for GenAI

@@ -12,17 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import DatasetInput, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME, MLFLOW_USER
 
 from attar.errors import StageFailed, first_line
-from pipelines import cost_figures, journal, task_figures
+from pipelines import cost_figures, journal, mlflow_models, mlflow_view, task_figures
 from pipelines.chain import spelled
 from pipelines.champion import CHAMPION, Champion
 from pipelines.home import Home
 from pipelines.journal import Record
-from pipelines.mlflow_words import RUNS, flatten, key_of, refuses
+from pipelines.mlflow_data import Texts
+from pipelines.mlflow_words import RUNS, flatten, key_of, name_of, refuses
 from pipelines.process import alive
 from pipelines.sender import Refused
 
@@ -32,6 +33,7 @@ STEP = "attar.step"
 ERROR = "attar.error"
 PROCESS = "attar.process"  # host, pid and start time of the process that wrote the run
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
+MODEL_TAGS: tuple[str, ...] = ("fingerprint", "evaluation", "folder")  # of a row that its model goes by
 MAX_PARAM = 6000
 MAX_TAG = 5000
 
@@ -85,7 +87,9 @@ class MlflowTracker:
         self.weights = weights
         self.runs = _known(folder)
         # Of the run, which may be long gone when its journal is sent.
-        self.process = next((r["process"] for r in reversed(journal.read(folder)) if r["kind"] == "run"), "")
+        begun = next((r for r in reversed(journal.read(folder)) if r["kind"] == "run"), None)
+        self.process = begun["process"] if begun else ""
+        self.texts = Texts.of(begun) if begun else Texts({}, {})
         self._refusals: list[str] = []
 
     def send(self, record: Record) -> None:
@@ -116,7 +120,7 @@ class MlflowTracker:
             self._refusals.append(f"{name}: {first_line(error)}")
 
     def _run(self, record: Record) -> None:
-        recipe, self.process = record["recipe"], record["process"]
+        recipe, self.process, self.texts = record["recipe"], record["process"], Texts.of(record)
         tags = {
             ROLE: "pipeline",
             RUN: record["run"],
@@ -127,7 +131,9 @@ class MlflowTracker:
         run = self._create("parent", record["run"], record["time"], tags)
         flat = {key: value for key, value in recipe.items() if key not in ("stages", "track")}
         flat["stages"] = spelled(recipe["stages"])
-        self._params(run, flatten(flat) | flatten({"machine": record["machine"]}))
+        self._params(run, flatten(flat) | flatten({"machine": record["machine"]}) | settings(record.get("plan", [])))
+        self._datasets(run, self.texts.measured())
+        self._view()
 
     def _step(self, record: Record) -> None:
         if not record["step"]:
@@ -143,6 +149,7 @@ class MlflowTracker:
         }
         run = self._create(f"step-{record['step']}", record["label"], record["time"], tags)
         self._params(run, flatten(record["settings"]) | flatten({"input": record["inputs"]}))
+        self._datasets(run, self.texts.used(record["inputs"]))
 
     def _metrics(self, record: Record) -> None:
         run = self._run_of(record)
@@ -155,9 +162,12 @@ class MlflowTracker:
     def _measured(self, record: Record) -> None:
         row, when = record["row"], round(1000 * record["time"])
         group = "stage" if record["step"] else "origin"
-        values = {f"{group}/{name}": value for name, value in figures(row).items()}
         run = self._run_of(record)
-        self.client.log_batch(run, metrics=[Metric(key_of(name), value, when, 0) for name, value in values.items()])
+        model = None
+        if record["step"] and row.get("pairs") is None:
+            with self._part("model"):
+                model = self._model(run, row)
+        self.client.log_batch(run, metrics=self._metrics_of(f"{group}/", figures(row), when, model))
         if record["step"]:
             self._file(run, Path(row["folder"]) / "manifest.json")
 
@@ -198,12 +208,17 @@ class MlflowTracker:
             with self._part("result"):
                 self._final(run, last, round(1000 * record["time"]))
         self._close("parent", record)
+        self._view()
 
     def _final(self, run: str, row: dict[str, Any], when: int) -> None:
         """The result on the parent alone, so that charts over pipeline runs hold one point a run."""
         found = figures(row)
-        values = {"compression_ratio": found.pop("compression_ratio")} | {f"quality/{k}": v for k, v in found.items()}
-        self.client.log_batch(run, metrics=[Metric(key_of(name), value, when, 0) for name, value in values.items()])
+        ratio = {"compression_ratio": found.pop("compression_ratio")}
+        made = self.runs.get(f"step-{row['step']}")
+        model = mlflow_models.find(self.client, self.experiment, made, _name(row)) if made else None
+        known = model.model_id if model else None
+        metrics = self._metrics_of("", ratio, when, known) + self._metrics_of("quality/", found, when, known)
+        self.client.log_batch(run, metrics=metrics)
         self.client.set_tag(run, "weights.folder", row["folder"])
         if self.weights == "copy":
             self.client.log_artifacts(run, row["folder"], "weights")
@@ -253,6 +268,31 @@ class MlflowTracker:
             with self._part("params"):
                 self.client.log_batch(run, params=params[start : start + 100])
 
+    def _metrics_of(self, group: str, values: dict[str, float], when: int, model: str | None) -> list[Metric]:
+        """Figures of a row with the model that has them and the text that they are measured on."""
+        return [
+            Metric(
+                key_of(f"{group}{name}"), value, when, 0, model_id=model, **(self.texts.below(name) if model else {})
+            )
+            for name, value in values.items()
+        ]
+
+    def _model(self, run: str, row: dict[str, Any]) -> str:
+        """The stage's model as MLflow knows it: figures, settings, and where it lies."""
+        params = self.client.get_run(run).data.params
+        tags = {RUN: self.folder.name} | {name: str(row[name])[:MAX_TAG] for name in MODEL_TAGS if name in row}
+        return str(mlflow_models.keep(self.client, self.experiment, run, _name(row), tags, params).model_id)
+
+    def _datasets(self, run: str, found: list[DatasetInput]) -> None:
+        if found:
+            with self._part("datasets"):
+                self.client.log_inputs(run, found)
+
+    def _view(self) -> None:
+        """The page on which all runs of the experiment are compared."""
+        with self._part("view"):
+            mlflow_view.keep(self.client, self.experiment)
+
     def _file(self, run: str, path: Path) -> None:
         if path.is_file():
             with self._part(path.name):
@@ -267,6 +307,22 @@ class MlflowTracker:
         elif ERROR in self.client.get_run(run).data.tags:  # taken for dead before its journal was sent
             self.client.delete_tag(run, ERROR)
         self.client.set_terminated(run, STATUS[record["status"]], round(1000 * record["time"]))
+
+
+def settings(plan: list[dict[str, Any]]) -> dict[str, Any]:
+    """Settings of all stages, to compare runs by: ``distill.logit.temperature``, ``prune.width 2.ffn``."""
+    flat: dict[str, Any] = {}
+    names: list[str] = []
+    for step in plan:
+        names.append(step["name"])
+        count = names.count(step["name"])
+        told = {key: value for key, value in step.get("settings", {}).items() if key != "stage"}
+        flat |= flatten(told, f"{step['name']}{f' {count}' if count > 1 else ''}.")
+    return flat
+
+
+def _name(row: dict[str, Any]) -> str:
+    return name_of(f"{row['step']} {row.get('name', 'model')}")
 
 
 def figures(row: dict[str, Any]) -> dict[str, float]:

@@ -18,6 +18,11 @@ def key_of(name: str) -> str:
     return key
 
 
+def name_of(name: str) -> str:
+    """A model's or dataset's name in letters that MLflow takes: ``1 prune.width`` → ``1 prune-width``."""
+    return re.sub(r"""[/:.%"']""", "-", name)[:MAX_KEY] or "-"
+
+
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as dotted params."""
     flat: dict[str, Any] = {}

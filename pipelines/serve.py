@@ -18,7 +18,7 @@ from typing import IO
 
 from attar import slots
 from attar.errors import BadInput, StageFailed
-from pipelines import deployments_yaml, guard, mlflow_server, prefect_server
+from pipelines import deployments_yaml, guard, mlflow_link, mlflow_server, prefect_server
 from pipelines.embedded import SILENT, configure
 from pipelines.home import Home
 
@@ -80,7 +80,7 @@ def serve(home: Home, deployments: Path, ports: tuple[int, int], say: Say) -> No
         _deploy(home, deployments, environment)
         stack.callback(worker.end)
         worker.start()
-        for line in _addresses(ports):
+        for line in _addresses(home, ports):
             say(line)
         try:
             _watch(members, say)
@@ -187,11 +187,13 @@ def _deploy(home: Home, deployments: Path, environment: dict[str, str]) -> None:
         raise (BadInput if done.returncode == BadInput.exit_code else StageFailed)(text)
 
 
-def _addresses(ports: tuple[int, int]) -> list[str]:
+def _addresses(home: Home, ports: tuple[int, int]) -> list[str]:
+    compared = mlflow_link.newest_comparison(home, f"http://127.0.0.1:{ports[1]}")
     return [
         "",
         f"  Prefect   http://127.0.0.1:{ports[0]}/v2/deployments",  # without /v2 the stages are edited as JSON
         f"  MLflow    http://127.0.0.1:{ports[1]}/?workflowType=machine_learning",
+        *([f"  Compare   {compared}"] if compared else []),
         "",
         "Ctrl-C ends it",
     ]

@@ -1,9 +1,11 @@
 """Runs the variants of a sweep as ``attar run`` would, and shows what came of them: a table and a plot."""
 
+import csv
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,21 @@ def plot(trials: Sequence[Trial], title: str, path: Path) -> Path:
     axes.set_axisbelow(True)
     figure.legend(loc="outside right upper", fontsize=7, frameon=False, title="best first")
     figure.savefig(path, dpi=150)
+    return path
+
+
+def table(trials: Sequence[Trial], path: Path) -> Path:
+    """Write a CSV file: a line a variant, the best first, with its values, its run and its figures."""
+    found = best_first(trials)
+    values = sorted({name for trial in found for name in trial.values})
+    figures = [field.name for field in fields(Row) if field.name != "tasks"]
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["variant", *values, "status", "run", *figures])
+        for trial in found:
+            told = [getattr(trial.row, name) for name in figures] if trial.row else []
+            chosen = (trial.values.get(name, "") for name in values)
+            writer.writerow([trial.number, *chosen, trial.status, trial.run, *told])
     return path
 
 

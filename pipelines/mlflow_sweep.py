@@ -1,0 +1,90 @@
+"""A sweep in MLflow: a run of its own with plot and tables, variants called by their values, and a view of them."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Param, RunTag
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME
+
+from pipelines import mlflow_view
+from pipelines.home import Home
+from pipelines.mlflow_tracker import MAX_TAG, ROLE, connect
+from pipelines.mlflow_view import PARENTS, SWEEP
+from pipelines.mlflow_words import RUNS, key_of
+from pipelines.recipe import Recipe
+from pipelines.sweep import Trial
+
+VARIANT = "attar.variant"
+
+
+def record(home: Home, experiment: str, folder: Path, trials: Sequence[Trial], files: Sequence[Path]) -> str:
+    """Tell MLflow of a sweep and of the values of its variants; may be called again, as the sweep goes on.
+
+    Args:
+        home: whose runs the variants are.
+        experiment: the name of theirs.
+        folder: of the sweep; the run, the tag of its variants and their view go by its name.
+        trials: what ended so far.
+        files: plot and tables, kept with the run.
+
+    Returns:
+        Where MLflow's pages compare the variants.
+
+    Raises:
+        Exception: MLflow cannot be reached, or refuses.
+    """
+    client, place = connect(home, experiment)
+    sweep, names = folder.name, _names(trials)
+    parents = {parent: trial for trial in trials if (parent := _parent(home, trial)) is not None}
+    for parent, trial in parents.items():
+        tags = {
+            SWEEP: sweep,
+            VARIANT: trial.label[:MAX_TAG],
+            MLFLOW_RUN_NAME: f"{trial.number:02} {trial.label}".strip(),
+        }
+        values = [Param(name, _text(trial.values[path])) for path, name in names.items() if path in trial.values]
+        client.log_batch(parent, params=values, tags=[RunTag(tag, text[:MAX_TAG]) for tag, text in tags.items()])
+    for other in client.search_runs([place], f"{PARENTS} and tags.`{SWEEP}` = '{sweep}'"):
+        if other.info.run_id not in parents:  # that variant has run again
+            client.delete_tag(other.info.run_id, SWEEP)
+    run = _run(client, place, sweep)
+    for path in files:
+        client.log_artifact(run, str(path))
+    client.log_metric(run, "variants", sum(trial.row is not None for trial in trials), round(1000 * time.time()), 0)
+    client.set_terminated(run, "FINISHED")
+    mlflow_view.keep(client, place, sweep, list(names.values()))
+    return mlflow_view.place(place, sweep)
+
+
+def _names(trials: Sequence[Trial]) -> dict[str, str]:
+    """What is varied → a short name of it for a param: ``temperature``, but ``stages.0.ffn`` where there are two."""
+    paths = list(dict.fromkeys(path for trial in trials for path in trial.values))
+    ends = [path.rpartition(".")[2] for path in paths]
+    plain = [ends.count(end) == 1 and not end.isdigit() and end not in Recipe.model_fields for end in ends]
+    return {path: key_of(end if good else path) for path, end, good in zip(paths, ends, plain, strict=True)}
+
+
+def _text(value: Any) -> str:
+    """A value as an axis names it: an order is its places."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _run(client: MlflowClient, experiment: str, sweep: str) -> str:
+    """The run that holds what belongs to the sweep as a whole."""
+    asked = f"tags.`{SWEEP}` = '{sweep}' and tags.`{ROLE}` = 'sweep'"
+    for found in client.search_runs([experiment], asked, max_results=1):
+        return str(found.info.run_id)
+    tags = {ROLE: "sweep", SWEEP: sweep, MLFLOW_RUN_NAME: sweep, MLFLOW_SOURCE_NAME: "attar"}
+    return str(client.create_run(experiment, tags=tags).info.run_id)
+
+
+def _parent(home: Home, trial: Trial) -> str | None:
+    """The variant's run in MLflow, if it was tracked and is there."""
+    try:
+        return str(json.loads((home.runs / trial.run / RUNS).read_text())["runs"]["parent"]) if trial.run else None
+    except (OSError, ValueError, KeyError):
+        return None

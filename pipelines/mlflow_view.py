@@ -1,0 +1,165 @@
+"""The saved view on which an experiment opens in MLflow: all pipeline runs side by side, the best one first.
+
+MLflow keeps such views in tags of the experiment and opens the one that an address names; it documents neither. So
+nothing depends on them: where another MLflow cannot read the view, its page opens on the list of the runs. A view
+shows parents only, for stages would fill the charts, and those params that differ between its runs.
+"""
+
+import base64
+import json
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+KEY = "attar"  # of the view of a whole experiment; that of a sweep goes by the name of the sweep's folder
+SWEEP = "attar.sweep"  # tag of a sweep's runs
+PARENTS = "tags.`pipeline.role` = 'pipeline'"
+TAG = "mlflow.sharedViewState."
+KIND, MODELS = "mlflow.experimentKind", "custom_model_development"  # else MLflow shows its pages for GenAI
+PACKED = "deflate;"
+QUALITY, LOW, RATIO, LOSS = "quality/retained", "quality/retained_low", "compression_ratio", "quality/kl"
+MOST_RUNS = 200  # of which the view is made, the newest
+MOST_PARAMS = 6  # in the parallel coordinates
+MOST_LETTERS = 12  # of a value that an axis can name
+# What names a run, or says where and how it was done, and not what was done.
+ASIDE = (
+    "name",
+    "machine",
+    "task",
+    "seed",
+    "device",
+    "dtype",
+    "data",
+    "measure",
+    "gates",
+    "progress_timeout",
+    "champion",
+)
+
+State = dict[str, Any]
+
+
+def place(experiment: str, key: str = KEY) -> str:
+    """Where MLflow's pages show the view."""
+    asked = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={key}"
+    return f"/#/experiments/{experiment}/runs?{asked}"
+
+
+def keep(client: "MlflowClient", experiment: str, sweep: str | None = None, params: Sequence[str] = ()) -> None:
+    """Write a view; one that is there already stays as it is.
+
+    Args:
+        client: of the tracking server.
+        experiment: its id.
+        sweep: whose runs alone are shown; None for all of the experiment.
+        params: that are compared; without them those that differ between the runs.
+    """
+    asked = PARENTS + (f" and tags.`{SWEEP}` = '{sweep}'" if sweep else "")
+    newest = ["attributes.start_time DESC"]
+    runs = client.search_runs([experiment], asked, max_results=MOST_RUNS, order_by=newest)
+    found = [run.data.params for run in runs]
+    ratios = {run.data.metrics.get(RATIO) for run in runs} - {None}
+    made = state(found, list(params) or varied(found), asked, same_ratio=len(ratios) < 2)
+    tags = client.get_experiment(experiment).tags
+    if KIND not in tags:
+        client.set_experiment_tag(experiment, KIND, MODELS)
+    key = sweep or KEY
+    before = _opened(tags.get(TAG + key, ""))
+    if before.get("state") == made:
+        return
+    now = round(1000 * time.time())
+    packed = base64.b64encode(zlib.compress(json.dumps(made).encode())).decode()
+    name = f"compare {sweep or 'all runs'}"
+    times = {"createdAt": before.get("createdAt", now), "updatedAt": now}
+    client.set_experiment_tag(experiment, TAG + key, json.dumps({"name": name, **times, "state": PACKED + packed}))
+
+
+def _opened(tag: str) -> dict[str, Any]:
+    """A view as it was written, its state unpacked; nothing if there is none, or if it is somebody else's."""
+    try:
+        found: dict[str, Any] = json.loads(tag)
+        packed = base64.b64decode(found["state"].removeprefix(PACKED))
+        return {"createdAt": int(found["createdAt"]), "state": json.loads(zlib.decompress(packed))}
+    except (ValueError, KeyError, TypeError, AttributeError, zlib.error):
+        return {}
+
+
+def varied(runs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Params of stages, and their order, that differ between runs: first those that the most runs have."""
+    values: dict[str, list[str]] = {}
+    for params in runs:
+        for name, value in params.items():
+            if name.split(".")[0] not in ASIDE:
+                values.setdefault(name, []).append(value)
+    differ = [name for name, found in values.items() if len(set(found)) > 1]
+    return sorted(differ, key=lambda name: (-len(values[name]), name))[:MOST_PARAMS]
+
+
+def state(runs: Sequence[Mapping[str, str]], params: Sequence[str], asked: str, same_ratio: bool) -> State:
+    """What MLflow's page of an experiment remembers of itself: filter, order, columns and charts."""
+    short = [name for name in params if all(len(run.get(name, "")) <= MOST_LETTERS for run in runs)]
+    front = [_scatter(_metric(RATIO), "front")]
+    charts = [
+        _bar(QUALITY),
+        *([] if same_ratio else front),
+        _parallel(params, [QUALITY] if same_ratio else [RATIO, QUALITY]),
+        *(_scatter({"key": name, "type": "PARAM"}, name) for name in short[:2]),
+        _bar(LOW),  # of the 95 % interval
+        _bar(LOSS),
+        *(front if same_ratio else []),  # one above the other it tells less than the others
+    ]
+    columns = [f"metrics.`{name}`" for name in (QUALITY, LOW, RATIO, "quality/bytes", LOSS)]
+    columns += [f"params.`{name}`" for name in params]
+    # MLflow adds a chart for every metric, in sections by the beginnings of their names: these are there, but closed.
+    sections = [
+        _section("Which one to ship"),
+        *(_section(name, False) for name in ("quality", "origin", "Model metrics")),
+    ]
+    return {
+        "searchFilter": asked,
+        "orderByKey": f"metrics.`{QUALITY}`",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns,
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": [chart | {"metricSectionId": sections[0]["uuid"]} for chart in charts],
+        "compareRunSections": sections,
+        "isAccordionReordered": True,  # else the sections are sorted by name
+        "viewMaximized": True,
+        "runListHidden": False,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "chartsSearchFilter": "",
+    }
+
+
+def _section(name: str, shown: bool = True) -> State:
+    return {"uuid": f"attar {name}", "name": name, "display": shown, "isReordered": False} | _OURS
+
+
+def _bar(metric: str) -> State:
+    return {"type": "BAR", "uuid": f"attar bar {metric}", "metricKey": metric, "runsCountToCompare": 100} | _OURS
+
+
+def _scatter(across: State, name: str) -> State:
+    up = _metric(QUALITY)
+    return {"type": "SCATTER", "uuid": f"attar {name}", "xaxis": across, "yaxis": up, "runsCountToCompare": 100} | _OURS
+
+
+def _parallel(params: Sequence[str], metrics: list[str]) -> State:
+    chosen = {"selectedParams": list(params), "selectedMetrics": metrics, "showAllRuns": False}
+    return {"type": "PARALLEL", "uuid": "attar parallel", "runsCountToCompare": 100} | chosen | _OURS
+
+
+def _metric(name: str) -> State:
+    return {"key": name, "type": "METRIC"}
+
+
+_OURS = {"deleted": False, "isGenerated": False}
