@@ -31,7 +31,8 @@ def sweep(
     """
     from rich.console import Console
 
-    from pipelines import recipe_yaml, variants
+    from attar.errors import first_line
+    from pipelines import html_report, recipe_yaml, variants
     from pipelines.home import Home
     from pipelines.sweep import Sweep, Trial, save
 
@@ -55,9 +56,14 @@ def sweep(
     found = going.trials()
     path = save(found, going.folder)
     picture = variants.plot(found, f"{document['name']}: {len(found)} variants", going.folder / "pareto.png")
+    try:
+        page = str(html_report.write_sweep(place, going.folder))
+    except Exception as error:  # all figures are there without it
+        page = f"was not written ({type(error).__name__}: {first_line(error)})"
     if as_json:
         typer.echo(json.dumps({"why": why, "trials": json.loads(path.read_text())}, indent=1))
         return
     out = Console()
     variants.show(out, found)
     out.print(f"{why}; ★ no other is smaller and better\nplot    {picture}", highlight=False, soft_wrap=True)
+    out.print(f"report  {page}", highlight=False, soft_wrap=True)

@@ -1,0 +1,191 @@
+"""Several runs in the HTML report: the Pareto plot, the table of variants, and what each swept setting did."""
+
+from dataclasses import dataclass
+
+from attar import scores
+from attar.scores import Scores
+from attar.store import Store
+from pipelines import best, candidates, findings, shipping
+from pipelines.asked_runs import Asked, Shown
+from pipelines.best import SCORED, Choice
+from pipelines.candidates import Candidate
+from pipelines.findings import Finding
+from pipelines.html_axes import Kind
+from pipelines.html_page import Child, Html, element, note
+from pipelines.html_plots import Point, pareto
+from pipelines.html_strips import Dot, strip
+from pipelines.report import COLUMNS, Report, interval
+
+FIGURES = ("size", "ratio", "retained\nquality", "KL\nnats", "agree-\nment", "decode\ntok/s")
+SIGNS: dict[Kind, str] = {"chosen": "★", "on-front": "◆", "behind": "○", "refused": "✗", "origin": "□"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Some runs beside each other, and the choice among those that may be chosen."""
+
+    asked: Asked
+    choice: Choice | None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def chosen(self) -> Shown | None:
+        """The run to ship."""
+        if self.choice is None:
+            return None
+        return next(one for one in self.asked.runs if one.report.run == self.choice.smallest.run)
+
+    def name(self, one: Candidate) -> str:
+        return next(run.name for run in self.asked.runs if run.report.run == one.run)
+
+    def tag(self, one: Candidate) -> str:
+        return next(run.tag for run in self.asked.runs if run.report.run == one.run)
+
+    def kind(self, one: Shown) -> Kind:
+        if not one.kept_gates:
+            return "refused"
+        if one is self.chosen:
+            return "chosen"
+        front = {found.row.fingerprint for found in self.choice.front} if self.choice else set()
+        return "on-front" if one.report.final.fingerprint in front else "behind"
+
+    def beside(self, one: Shown) -> str:
+        """What may be said of a run beside the one that keeps most."""
+        name = one.report.final.fingerprint
+        if not one.kept_gates:
+            return "a gate was not kept"
+        if self.choice is None or name not in {found.row.fingerprint for found in self.choice.ranked}:
+            return "not comparable"
+        if name == self.choice.winner.row.fingerprint:
+            return "keeps most"
+        return "≈" if name in {found.row.fingerprint for found in self.choice.alike} else "worse"
+
+
+def compare(asked: Asked, store: Store) -> Comparison:
+    """Choose among the runs whose gates were kept; there is no choice where nothing may be ranked."""
+    groups = candidates.of_runs([one.report for one in asked.runs if one.kept_gates], store)
+    if not groups:
+        return Comparison(asked, None)
+    choice = best.among(groups[0], tuple(groups[1:]), store)
+    return Comparison(asked, choice, _findings(asked, choice, store))
+
+
+def headline(found: Comparison) -> tuple[str, list[str]]:
+    """The recommendation and its reasons."""
+    if found.choice is None or found.chosen is None:
+        return f"{found.asked.name}: no model here may be chosen", [
+            "Gates were not kept, or the measurements are gone or were taken before results could be compared."
+        ]
+    reasons = shipping.reasons(found.choice, found.tag)
+    reasons += [f"{one.sentence}." for one in found.findings]
+    if found.choice.others:
+        count = sum(len(other.candidates) for other in found.choice.others)
+        reasons.append(f"{count} measured otherwise are not ranked with these.")
+    return shipping.headline(found.choice, found.name), reasons
+
+
+def plot(found: Comparison) -> list[Child]:
+    """All variants and the origin, and how to read that."""
+    runs = found.asked.runs
+    origin = runs[0].report.rows[0]
+    points = [Point("origin", 1.0, origin.retained, None, None, "origin", f"origin, {origin.bytes / 1e6:.1f} MB")]
+    for one in runs:
+        row = one.report.final
+        bounds = (row.retained_low, row.retained_high)
+        points.append(Point(one.tag, row.compression_ratio, row.retained, *bounds, found.kind(one), _hint(one)))
+    return [
+        pareto(points),
+        note(
+            "Bars are 95 % intervals against the origin, over documents. Variants are compared with each other in "
+            "pairs over the same documents, which tells more apart than bars that overlap suggest. Points of the same size "
+            "stand side by side."
+        ),
+    ]
+
+
+def variants(found: Comparison) -> Html:
+    """A row a variant: the front first, the best of it on top; then the others; then what failed."""
+    order: list[Kind] = ["chosen", "on-front", "behind", "refused"]
+    ranked = sorted(
+        found.asked.runs,
+        key=lambda one: (found.kind(one) in order[2:], found.kind(one) == "refused", -one.report.final.retained),
+    )
+    texts = dict(COLUMNS)
+    rows = {one.tag: [texts[name](one.report.final) for name in FIGURES] for one in ranked}
+    kept = [place for place in range(len(FIGURES)) if any(line[place] != "–" for line in rows.values())]
+    settings = list(dict.fromkeys(name for one in ranked for name in one.values))
+    measures = [FIGURES[place].replace("-\n", "").replace("\n", " ") for place in kept]
+    lines = []
+    for one in ranked:
+        kind, row = found.kind(one), one.report.final
+        left = [SIGNS[kind], one.tag, *(one.values.get(name, "–") for name in settings)]
+        right = [row.verdict or row.note or "–", found.beside(one)]
+        numbers = [element("td", rows[one.tag][place], class_="n") for place in kept]
+        line = [*(element("td", cell) for cell in left), *numbers, *(element("td", cell) for cell in right)]
+        lines.append(element("tr", line, class_=kind if kind in ("chosen", "refused") else None))
+    heads = [*["", "variant", *settings], *measures, "against\nthe origin", "against\nthe best"]
+    wordy = len(settings) + 2
+    head = [
+        element("th", name, class_="n" if wordy <= place < wordy + len(kept) else None)
+        for place, name in enumerate(heads)
+    ]
+    drawn = element("table", element("thead", element("tr", head)), element("tbody", lines))
+    return element("div", drawn, class_="wide")
+
+
+def failures(asked: Asked) -> list[Child]:
+    """Variants without figures, and why."""
+    if not asked.failures:
+        return []
+    return [element("p", "Without figures:"), element("ul", (element("li", text) for text in asked.failures))]
+
+
+def settings(found: Comparison) -> list[Child]:
+    """A strip for each setting that took more than one value, the one that matters most first."""
+    runs = found.asked.runs
+    names = [name for name in runs[0].values if len({one.values.get(name) for one in runs}) > 1]
+    by_name = {one.setting: one for one in found.findings}
+    names = [name for name in names if found.asked.is_sweep and len({one.values.get(name) for one in runs}) <= 12]
+    names.sort(
+        key=lambda name: -max((one.behind for one in by_name[name].levels), default=0.0) if name in by_name else 1.0
+    )
+    dots = [Dot(one.tag, one.values, one.report.final.retained, found.kind(one), _hint(one)) for one in runs]
+    drawn: list[Child] = []
+    for name in names:
+        drawn += [element("h3", name), strip(name, dots, by_name.get(name))]
+        if name in by_name:
+            drawn.append(element("p", f"{by_name[name].sentence}."))
+    if drawn:
+        drawn.append(
+            note(
+                "Blue: the mean of a value's variants, with its 95 % interval against the origin. Values are compared "
+                "in pairs over the same documents, all other settings being equal (sign-flip test, Holm's correction), "
+                "which sees smaller differences than the bars; in brackets: quality lost against the value that keeps "
+                "most."
+            )
+        )
+    return drawn
+
+
+def _findings(asked: Asked, choice: Choice, store: Store) -> tuple[Finding, ...]:
+    ranked = {one.row.fingerprint for one in choice.ranked}
+    variants = [
+        findings.Scored(one.values, losses)
+        for one in asked.runs
+        if one.report.final.fingerprint in ranked and (losses := _losses(one.report, -1, store)) is not None
+    ]
+    origin = _losses(asked.runs[0].report, 0, store)
+    if not asked.is_sweep or origin is None or len(variants) < 2:
+        return ()
+    return findings.find(variants, origin)
+
+
+def _losses(made: Report, place: int, store: Store) -> Scores | None:
+    """Losses per document of the origin (0) or of the final model (-1)."""
+    row = made.final if place else made.rows[0]
+    return scores.load(store.folder("evaluation", row.evaluation)).get(SCORED)
+
+
+def _hint(one: Shown) -> str:
+    row = one.report.final
+    return f"{one.name}: {row.compression_ratio:.2f}×, {row.bytes / 1e6:.1f} MB, retained {interval(row)}"
