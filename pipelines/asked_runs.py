@@ -35,8 +35,8 @@ class Shown:
 
     @property
     def name(self) -> str:
-        """``07 (temperature 4, order …)``."""
-        told = ", ".join(f"{setting} {value}" for setting, value in self.values.items())
+        """``07 (temperature 4, prune.width → …)``."""
+        told = ", ".join(value if key == ORDER else f"{key} {value}" for key, value in self.values.items())
         return f"{self.tag} ({told})" if told else self.tag
 
     @property

@@ -35,10 +35,12 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        """``temperature: 4 keeps most (66.1 % on average); not distinguishable: 2; worse: 8 (1.2 % less, 0.9–1.6)``."""
+        """``temperature: 4 keeps most (66.1 %); not distinguishable: 2; worse: 8 (1.2 % less, 0.9–1.6)``."""
         alike = [level.value for level in self.levels if level.verdict == "not distinguishable"]
         worse = [f"{one.value} ({_lost(one)})" for one in self.levels if one.verdict == "worse"]
-        told = [f"{self.setting}: {self.best.value} keeps most ({100 * self.best.retained:.1f} % on average)"]
+        told = [
+            f"{self.setting}: {self.best.value} keeps most ({100 * self.best.retained:.1f} %{_of(self.best.variants)})"
+        ]
         told += [f"not distinguishable: {_and(alike)}"] if alike else []
         told += [f"worse: {_and(worse)}"] if worse else []
         return "; ".join(told)
@@ -106,6 +108,10 @@ def _mean(scored: Sequence[Scores]) -> Scores:
     sums = [dict(zip(one.ids, one.sums, strict=True)) for one in scored]
     ids = scored[0].ids
     return Scores(ids, tuple(sum(one[name] for one in sums) / len(sums) for name in ids), scored[0].counts)
+
+
+def _of(variants: int) -> str:
+    return f", mean of {variants}" if variants > 1 else ""
 
 
 def _lost(level: Level) -> str:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 
+from pipelines.front import front
 from pipelines.html_axes import (
     CHARACTER,
     LINE,
@@ -40,13 +41,15 @@ class Point:
     """A model in the plot; shares of the origin's quality, with the interval where there is one."""
 
     label: str
+    bytes: int
     ratio: float
     retained: float
     low: float | None
     high: float | None
     kind: Kind
     hint: str = ""
-    x: float = 0.0  # pixels, set when it is placed
+    place: int = 0  # among the points
+    x: float = 0.0  # pixels, set when it is put there
     y: float = 0.0
     top: float = 0.0  # of its interval
     bottom: float = 0.0
@@ -63,51 +66,78 @@ def pareto(points: Sequence[Point], path: bool = False) -> Html:
     bounds = [100 * share for one in points for share in (one.retained, one.low, one.high) if share is not None]
     ratios = [one.ratio for one in points]
     low, high = room(min(bounds), max(bounds), 0.09, 4.0)
-    frame = Frame(62, WIDTH - 26, 34, HEIGHT - 92, room(min(ratios), max(ratios), 0.07, 0.2), (low, min(high, 104.0)))
-    placed = list(_beside(frame, [_put(frame, one) for one in points]))
+    xs = room(min(ratios), max(ratios), 0.07, 0.2)
+    for _ in range(3):  # until what stands side by side has room at its right
+        frame = Frame(62, WIDTH - 26, 34, HEIGHT - 92, xs, (low, min(high, 104.0)))
+        groups = _groups([_put(frame, place, one) for place, one in enumerate(points)])
+        over = max(_middle(group) + _half(group) + 14 - frame.right for group in groups)
+        xs = (xs[0], xs[1] + max(0.0, over) * (xs[1] - xs[0]) / (frame.right - frame.left - max(0.0, over)))
+    placed = _beside(frame, groups)
     drawn = list(axes(frame, "compression ratio: bytes of the origin ÷ bytes (further right is smaller)",
                       "retained quality, %", lambda v: f"{v:g}×", lambda v: f"{v:g}"))  # fmt: skip
-    way = placed if path else sorted((one for one in placed if one.kind != "behind"), key=lambda one: one.ratio)
-    way = [one for one in way if path or one.kind != "refused"]
+    way = placed if path else front([one for one in placed if one.kind != "refused"])
     drawn.append(polyline([(one.x, one.y) for one in way], "path" if path else "front"))
+    drawn += _brackets(frame, groups)
     drawn += [whisker(one.x, one.top, one.bottom) for one in placed if one.low is not None]
     drawn += [mark(one.kind, one.x, one.y, one.hint) for one in placed]
-    drawn += _labels(frame, placed)
+    drawn += _labels(frame, placed, way)
     kinds = {one.kind for one in points}
     told = TOLD | ({"behind": "before the end", "chosen": "the result"} if path else {})
     drawn += legend([(kind, text) for kind, text in told.items() if kind in kinds], frame.left - 8, HEIGHT - 14)
     return svg(WIDTH, HEIGHT, "compression ratio against retained quality", drawn)
 
 
-def _put(frame: Frame, one: Point) -> Point:
+def _put(frame: Frame, place: int, one: Point) -> Point:
     x, y = frame.x(one.ratio), frame.y(100 * one.retained)
     top = frame.y(100 * one.high) if one.high is not None else y
     bottom = frame.y(100 * one.low) if one.low is not None else y
-    return replace(one, x=x, y=y, top=top, bottom=bottom)
+    return replace(one, place=place, x=x, y=y, top=top, bottom=bottom)
 
 
-def _beside(frame: Frame, points: Sequence[Point]) -> Iterator[Point]:
-    """Points of the same size side by side around it, the best first, so that each is seen."""
+def _groups(points: Sequence[Point]) -> list[list[Point]]:
+    """Points of the same size together, the best first."""
     groups: list[list[Point]] = []
     for one in sorted(points, key=lambda one: one.x):
         if groups and one.x - groups[-1][-1].x < SAME:
             groups[-1].append(one)
         else:
             groups.append([one])
-    found: dict[int, Point] = {}
-    for members in groups:
-        width = BESIDE * (len(members) - 1)
-        middle = sum(one.x for one in members) / len(members)
-        start = min(max(middle - width / 2, frame.left + 12), frame.right - 12 - width)
-        for place, one in enumerate(sorted(members, key=lambda one: one.y)):
-            shown = replace(one, x=start + BESIDE * place) if len(members) > 1 else one
-            found[next(i for i, other in enumerate(points) if other is one)] = shown
-    return (found[place] for place in range(len(points)))
+    return [sorted(group, key=lambda one: one.y) for group in groups]
 
 
-def _labels(frame: Frame, points: Sequence[Point]) -> Iterator[Html]:
-    """Name every point where its name covers neither another name nor a point nor an interval."""
+def _middle(group: Sequence[Point]) -> float:
+    return sum(one.x for one in group) / len(group)
+
+
+def _half(group: Sequence[Point]) -> float:
+    return BESIDE * (len(group) - 1) / 2
+
+
+def _beside(frame: Frame, groups: Sequence[Sequence[Point]]) -> list[Point]:
+    """Points of the same size side by side around it, so that each is seen; in the order that they came in."""
+    found: list[Point] = []
+    for group in groups:
+        start = max(_middle(group) - _half(group), frame.left + 12)
+        found += [replace(one, x=start + BESIDE * place) if len(group) > 1 else one for place, one in enumerate(group)]
+    return sorted(found, key=lambda one: one.place)
+
+
+def _brackets(frame: Frame, groups: Sequence[Sequence[Point]]) -> Iterator[Html]:
+    """Below points that stand side by side: where they all are."""
+    for group in groups:
+        if len(group) > 2:
+            middle, half, y = _middle(group), _half(group), frame.bottom - 7
+            yield polyline(
+                [(middle - half, y - 4), (middle - half, y), (middle + half, y), (middle + half, y - 4)], "bar"
+            )
+            yield polyline([(middle, y), (middle, frame.bottom)], "bar")
+            yield words(f"all {len(group)} at {group[0].ratio:.2f}×", middle, y - 5, "mid small dim")
+
+
+def _labels(frame: Frame, points: Sequence[Point], way: Sequence[Point]) -> Iterator[Html]:
+    """Name every point where its name covers neither another name nor a point, an interval or the line."""
     taken = [box for one in points for box in one.boxes]
+    lines = [box for one, other in pairwise(way) for box in _along(one, other)]
     for one in points:
         width = CHARACTER * len(one.label)
         tries = [
@@ -119,7 +149,8 @@ def _labels(frame: Frame, points: Sequence[Point]) -> Iterator[Html]:
             box = _box(one, width, side, gap, sign)
             outside = box[0] < frame.left or box[2] > frame.right or box[1] < frame.top - 8 or box[3] > frame.bottom
             covered = sum(_overlap(box, other) for other in taken)
-            rated = cost + 1000 * covered + 500 * outside
+            crossed = any(_overlap(box, other) for other in lines)
+            rated = cost + 1000 * covered + 500 * outside + 100 * crossed
             if best is None or rated < best[0]:
                 best = rated, box
         assert best is not None
@@ -132,6 +163,14 @@ def _labels(frame: Frame, points: Sequence[Point]) -> Iterator[Html]:
                 one.x, one.top if box[3] < one.top else one.bottom, min(max(one.x, box[0]), box[2]), end, "leader"
             )
         yield words(one.label, middle, box[3] - 4, "mid strong" if one.kind == "chosen" else "mid")
+
+
+def _along(one: Point, other: Point) -> Iterator[Box]:
+    """Small boxes on the line between two points."""
+    steps = max(1, round(max(abs(other.x - one.x), abs(other.y - one.y)) / 5))
+    for i in range(steps + 1):
+        x, y = one.x + (other.x - one.x) * i / steps, one.y + (other.y - one.y) * i / steps
+        yield x - 2, y - 2, x + 2, y + 2
 
 
 def _box(one: Point, width: float, side: str, gap: float, sign: int) -> Box:

@@ -93,6 +93,7 @@ def _steps(one: Shown) -> list[Child]:
     points = [
         Point(
             row.label,
+            row.bytes,
             row.compression_ratio,
             row.retained,
             row.retained_low,
@@ -117,13 +118,18 @@ def _run(one: Shown) -> Html:
 
 
 def _top(kind: str, title: str, reasons: Sequence[str], alarm: bool) -> Html:
-    told = element("ul", (element("li", reason) for reason in reasons), class_="lead")
+    told = element("ul", (element("li", _whole(reason)) for reason in reasons), class_="lead")
     return element(
         "header",
         element("p", f"Attar · {kind}", class_="kind"),
-        element("h1", title),
+        element("h1", _whole(title)),
         element("div", told, class_="alarm") if alarm else told,
     )
+
+
+def _whole(text: str) -> str:
+    """Numbers stay on one line with their units."""
+    return re.sub(r"(?<=\d) (?=%|MB|\()", "\N{NO-BREAK SPACE}", text)
 
 
 def _foot() -> Html:

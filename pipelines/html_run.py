@@ -8,9 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from attar.stamp import HASH, KEY
 from attar.store import Store
-from pipelines import lineage, samples, task_figures
+from pipelines import samples, step_inputs, task_figures
 from pipelines.asked_runs import Shown
 from pipelines.gates import Decision
 from pipelines.home import Home
@@ -18,7 +20,6 @@ from pipelines.html_page import Child, Html, element, folded, note, table
 from pipelines.html_strips import curve
 from pipelines.html_waterfall import waterfall
 from pipelines.report import COLUMNS, Row, cells, told
-from pipelines.waterfall import changes
 
 SHARES = ("calibration_error", "confidently_wrong")
 # What the table of figures tells already, and what is no figure.
@@ -48,7 +49,7 @@ SHOWN = frozenset(
 
 def figures(one: Shown, store: Store) -> list[Child]:
     """Everything that was measured, a step at a time."""
-    nodes = lineage.read(one.report, one.records)
+    nodes = step_inputs.read(one.report, one.records)
     return [
         element("h3", "What each step cost, and what it saved"),
         waterfall(one.report, nodes),
@@ -69,7 +70,6 @@ def figures(one: Shown, store: Store) -> list[Child]:
         *_further(one.report.rows),
         *_curves(one),
         *_samples(one.folder),
-        element("ul", (element("li", change.sentence) for change in changes(one.report)), class_="soft"),
     ]
 
 
@@ -82,9 +82,9 @@ def settings(one: Shown, home: Home) -> list[Child]:
     found.append(
         note(f"Elsewhere: save the recipe below as recipe.yaml, then attar run recipe.yaml (attar {_version()}).")
     )
-    found += [element("h3", "Recipe"), element("pre", one.recipe or "the recipe is gone")]
+    found += [element("h3", "Recipe"), element("pre", _recipe(one))]
     if told:
-        found += [element("h3", "Circumstances"), table(("what", "value"), told, "words")]
+        found += [element("h3", "Circumstances"), table(("what", "value"), told, "facts", words=2)]
     return found
 
 
@@ -93,7 +93,7 @@ def facts(row: Row) -> Html:
     shown: list[tuple[str, str]] = [(f"{row.compression_ratio:.2f}×", "compression ratio")]
     share = f"{100 * row.retained:.1f} %"
     if row.retained_low is not None and row.retained_high is not None:
-        span = f"retained quality, 95 %: {100 * row.retained_low:.1f}–{100 * row.retained_high:.1f}"
+        span = f"retained quality (95\u00a0%: {100 * row.retained_low:.1f}–{100 * row.retained_high:.1f})"
     else:
         span = "retained quality"
     shown += [(share, span), (f"{row.bytes / 1e6:.1f} MB", "of files"), (f"{row.parameters / 1e6:.1f} M", "parameters")]
@@ -118,7 +118,7 @@ def _table(one: Shown) -> Html:
         )
         for row, line in zip(one.report.rows, lines, strict=True)
     ]
-    return table(headings, drawn)
+    return table(headings, drawn, "figures")
 
 
 def _gates(decisions: Sequence[Decision]) -> Iterator[Child]:
@@ -171,7 +171,7 @@ def _numbers(row: Row) -> dict[str, float]:
 def _number(name: str, value: float | None) -> str:
     if value is None:
         return "–"
-    if "bytes" in name.split("_") or name.startswith("bytes "):
+    if "bytes" in name.split("_") or name.startswith("parts "):
         return f"{value / 1e6:,.1f} MB"
     if name in SHARES:
         return f"{100 * value:.2f} %"
@@ -222,7 +222,7 @@ def _circumstances(one: Shown, store: Store) -> list[tuple[str, str]]:
     ]
     machine = begun.get("machine", {}) | {"processor": begun.get("environment", {}).get("processor")}
     found.append(("machine", _told(machine)))
-    found += [(f"fingerprint of {row.label}", row.fingerprint) for row in one.report.rows]
+    found.append(("fingerprints", ", ".join(f"{row.label} {row.fingerprint}" for row in one.report.rows)))
     measured = store.find("evaluation", one.report.final.evaluation)
     if measured is not None:
         result: dict[str, Any] = json.loads((measured.folder / "result.json").read_text())
@@ -232,6 +232,13 @@ def _circumstances(one: Shown, store: Store) -> list[tuple[str, str]]:
         found += [("stamp", f"{stamp.get(HASH, '–')}: {_told(parts)}")]
     found.append(("data", _told(one.document.get("data", {}))))
     return [(name, value) for name, value in found if value]
+
+
+def _recipe(one: Shown) -> str:
+    """As YAML, lists of numbers on one line."""
+    if not one.document:
+        return one.recipe or "the recipe is gone"
+    return yaml.safe_dump(one.document, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 
 def _told(values: dict[str, Any]) -> str:

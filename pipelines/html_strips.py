@@ -1,6 +1,6 @@
 """What each swept setting did to quality: a column a value, its variants and their mean; and loss curves, small."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.findings import Finding, Level, in_order
@@ -8,6 +8,8 @@ from pipelines.html_axes import LINE, Frame, Kind, line, mark, polyline, room, s
 from pipelines.html_page import Html, element
 
 WIDTH, HEIGHT = 1060.0, 330.0
+NARROW = 130.0  # pixels, in which a mean has no room for its number
+MOST_LINES = 6  # between variants that differ in this setting alone; more would be a tangle
 VERDICTS = {"best": "keeps most", "not distinguishable": "≈ not distinguishable", "worse": "worse"}
 
 
@@ -36,18 +38,24 @@ def strip(setting: str, dots: Sequence[Dot], finding: Finding | None) -> Html:
         drawn.append(line(frame.left, frame.y(value), frame.right, frame.y(value), "grid"))
         drawn.append(words(f"{value:g}", frame.left - 8, frame.y(value) + 4, "end dim"))
     drawn.append(words("retained quality, %", 16, 16, "dim"))
+    alike: dict[Hashable, list[tuple[float, float]]] = {}  # the other settings → points that have them
     slot = (frame.right - frame.left) / len(values)
     for place, (value, told) in enumerate(zip(values, labels, strict=True)):
         middle = frame.x(place)
         if place:
             drawn.append(line(frame.x(place - 0.5), frame.top, frame.x(place - 0.5), frame.bottom, "grid"))
         mine = sorted((one for one in dots if one.values.get(setting, "") == value), key=lambda one: one.label)
-        step = min(30.0, 0.62 * slot / max(1, len(mine)))
-        start = middle + (14 if value in levels else 0) - step * (len(mine) - 1) / 2
+        edge, beside = middle - slot / 2, 0.0
         if value in levels:
-            drawn += _mean(frame, middle - min(0.36 * slot, 40 + step * len(mine) / 2), levels[value])
+            beside = max(62.0, 0.28 * slot) if slot > NARROW else 0.3 * slot
+            drawn += _mean(frame, edge + beside, levels[value], told=slot > NARROW)
+            beside += 10
+        step = min(30.0, (slot - beside - 16) / max(1, len(mine)))
+        start = edge + (slot + beside) / 2 - step * (len(mine) - 1) / 2
         for turn, one in enumerate(mine):
             x, y = start + step * turn, frame.y(100 * one.retained)
+            rest = tuple((name, told) for name, told in one.values.items() if name != setting)
+            alike.setdefault(rest, []).append((x, y))
             drawn.append(mark(one.kind, x, y, one.hint))
             if step > 14:
                 drawn.append(words(one.label, x, y - 13, "mid small dim"))
@@ -57,6 +65,8 @@ def strip(setting: str, dots: Sequence[Dot], finding: Finding | None) -> Html:
             level = levels[value]
             lost = f" (−{100 * level.behind:.1f} %)" if level.verdict != "best" else ""
             drawn.append(words(f"{VERDICTS[level.verdict]}{lost}", middle, bottom + LINE * deep, "mid dim"))
+    if len(alike) <= MOST_LINES:
+        drawn[:0] = [polyline(points, "thin") for points in alike.values() if len(points) > 1]
     drawn.append(line(frame.left, frame.bottom, frame.right, frame.bottom, "axis"))
     return svg(WIDTH, HEIGHT + LINE * deep, f"retained quality by {setting}", drawn)
 
@@ -76,7 +86,7 @@ def curve(name: str, points: Sequence[tuple[float, float]], across: str = "step"
     return svg(360, 150, f"{name} over {across}s", drawn)
 
 
-def _mean(frame: Frame, x: float, level: Level) -> list[Html]:
+def _mean(frame: Frame, x: float, level: Level, told: bool) -> list[Html]:
     """The mean with its interval, and its number beside."""
     y = frame.y(100 * level.retained)
     found = []
@@ -84,8 +94,7 @@ def _mean(frame: Frame, x: float, level: Level) -> list[Html]:
         found.append(whisker(x, frame.y(100 * level.high), frame.y(100 * level.low)))
     hint = element("title", f"{level.value}: mean of {level.variants}")
     found.append(element("rect", hint, x=x - 9, y=y - 2.5, width=18, height=5, class_="saved"))
-    found.append(words(f"{100 * level.retained:.1f} %", x - 13, y + 4, "end small strong"))
-    return found
+    return [*found, words(f"{100 * level.retained:.1f} %", x - 13, y + 4, "end small strong")] if told else found
 
 
 def _wrapped(value: str) -> list[str]:

@@ -25,9 +25,9 @@ ul { padding-left: 20px; }
 .lead li { margin: 4px 0; }
 .note { color: var(--soft); font-size: 13px; max-width: 92ch; }
 .tiles { display: flex; flex-wrap: wrap; gap: 10px; margin: 16px 0 12px; }
-.tile { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 9px 15px 10px;
-  flex: 1 1 150px; }
-.tile b { display: block; font-size: 22px; line-height: 1.25; font-variant-numeric: tabular-nums; }
+.tile { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 9px 13px 10px;
+  flex: 1 1 128px; }
+.tile b { display: block; font-size: 20px; white-space: nowrap; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: 12.5px; display: block; line-height: 1.35; }
 .wide { overflow-x: auto; margin: 10px 0; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
@@ -40,7 +40,8 @@ td { border-bottom: 1px solid var(--grid); vertical-align: top; }
 th.n { white-space: pre-line; }
 tr.chosen td { background: var(--tint); font-weight: 650; }
 tr.refused td { color: var(--soft); }
-.words td { text-align: left; white-space: normal; }
+.figures { font-size: 12.8px; } .figures th, .figures td { padding: 5px 6px; }
+.figures td:first-child, .figures td:last-child, .facts td:first-child { white-space: nowrap; }
 .good { color: var(--good); } .bad { color: var(--bad); } .soft { color: var(--soft); }
 code, pre { font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 code { overflow-wrap: anywhere; }
@@ -60,6 +61,7 @@ svg .grid { stroke: var(--grid); stroke-width: 1; } svg .axis { stroke: var(--ru
 svg .bar { stroke: var(--soft); stroke-width: 1.4; opacity: 0.75; fill: none; }
 svg .front { stroke: var(--blue); stroke-width: 2; fill: none; opacity: 0.55; }
 svg .path { stroke: var(--soft); stroke-width: 1.3; fill: none; opacity: 0.7; }
+svg .thin { stroke: var(--soft); stroke-width: 1; fill: none; opacity: 0.35; }
 svg .leader { stroke: var(--soft); stroke-width: 0.8; opacity: 0.7; }
 svg .origin { fill: var(--ground); stroke: var(--ink); stroke-width: 1.8; }
 svg .on-front { fill: var(--blue); stroke: var(--ground); stroke-width: 1; }
@@ -70,8 +72,8 @@ svg .lost { fill: var(--bad); } svg .gained { fill: var(--good); } svg .kept { f
 svg .whole { fill: var(--soft); opacity: 0.3; } svg .saved { fill: var(--blue); }
 svg .arc { stroke: var(--gold); stroke-width: 1.6; fill: none; } svg .arrow { fill: var(--gold); }
 svg .rail { stroke: var(--rule); stroke-width: 2; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 4px 24px; }
-.columns svg { margin: 0; }
+.columns { display: flex; flex-wrap: wrap; gap: 8px 24px; }
+.columns svg { margin: 0; flex: 0 1 340px; width: 340px; }
 footer { color: var(--soft); font-size: 12.5px; margin-top: 36px; border-top: 1px solid var(--rule);
   padding-top: 10px; }
 @media print {

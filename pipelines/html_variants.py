@@ -1,6 +1,7 @@
 """Several runs in the HTML report: the Pareto plot, the table of variants, and what each swept setting did."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from attar import scores
 from attar.scores import Scores
@@ -11,7 +12,7 @@ from pipelines.best import SCORED, Choice
 from pipelines.candidates import Candidate
 from pipelines.findings import Finding
 from pipelines.html_axes import Kind
-from pipelines.html_page import Child, Html, element, note
+from pipelines.html_page import Child, element, note
 from pipelines.html_plots import Point, pareto
 from pipelines.html_strips import Dot, strip
 from pipelines.report import COLUMNS, Report, interval
@@ -27,6 +28,7 @@ class Comparison:
     asked: Asked
     choice: Choice | None
     findings: tuple[Finding, ...] = ()
+    lost: Mapping[str, str] = field(default_factory=dict)  # fingerprint → quality less than the best's, in words
 
     @property
     def chosen(self) -> Shown | None:
@@ -67,7 +69,7 @@ def compare(asked: Asked, store: Store) -> Comparison:
     if not groups:
         return Comparison(asked, None)
     choice = best.among(groups[0], tuple(groups[1:]), store)
-    return Comparison(asked, choice, _findings(asked, choice, store))
+    return Comparison(asked, choice, _findings(asked, choice, store), _lost(choice, store))
 
 
 def headline(found: Comparison) -> tuple[str, list[str]]:
@@ -88,49 +90,61 @@ def plot(found: Comparison) -> list[Child]:
     """All variants and the origin, and how to read that."""
     runs = found.asked.runs
     origin = runs[0].report.rows[0]
-    points = [Point("origin", 1.0, origin.retained, None, None, "origin", f"origin, {origin.bytes / 1e6:.1f} MB")]
+    points = [
+        Point(
+            "origin",
+            origin.bytes,
+            origin.compression_ratio,
+            origin.retained,
+            None,
+            None,
+            "origin",
+            f"origin, {origin.bytes / 1e6:.1f} MB",
+        )
+    ]
     for one in runs:
         row = one.report.final
         bounds = (row.retained_low, row.retained_high)
-        points.append(Point(one.tag, row.compression_ratio, row.retained, *bounds, found.kind(one), _hint(one)))
+        points.append(
+            Point(one.tag, row.bytes, row.compression_ratio, row.retained, *bounds, found.kind(one), _hint(one))
+        )
     return [
         pareto(points),
         note(
             "Bars are 95 % intervals against the origin, over documents. Variants are compared with each other in "
-            "pairs over the same documents, which tells more apart than bars that overlap suggest. Points of the same size "
-            "stand side by side."
+            "pairs over the same documents, which tells more apart than bars that overlap suggest. Points of the same "
+            "size stand side by side."
         ),
     ]
 
 
-def variants(found: Comparison) -> Html:
-    """A row a variant: the front first, the best of it on top; then the others; then what failed."""
-    order: list[Kind] = ["chosen", "on-front", "behind", "refused"]
+def variants(found: Comparison) -> list[Child]:
+    """A row a variant: the front first, the best of it on top; then the others. What all share is said once, below."""
+    others: tuple[Kind, ...] = ("behind", "refused")
     ranked = sorted(
         found.asked.runs,
-        key=lambda one: (found.kind(one) in order[2:], found.kind(one) == "refused", -one.report.final.retained),
+        key=lambda one: (found.kind(one) in others, found.kind(one) == "refused", -one.report.final.retained),
     )
-    texts = dict(COLUMNS)
-    rows = {one.tag: [texts[name](one.report.final) for name in FIGURES] for one in ranked}
-    kept = [place for place in range(len(FIGURES)) if any(line[place] != "–" for line in rows.values())]
-    settings = list(dict.fromkeys(name for one in ranked for name in one.values))
-    measures = [FIGURES[place].replace("-\n", "").replace("\n", " ") for place in kept]
+    rows, texts = [one.report.final for one in ranked], dict(COLUMNS)
+    columns: list[tuple[str, list[str]]] = [("", [SIGNS[found.kind(one)] for one in ranked])]
+    columns.append(("variant", [one.tag for one in ranked]))
+    for setting in dict.fromkeys(name for one in ranked for name in one.values):
+        columns.append((setting, [one.values.get(setting, "–") for one in ranked]))
+    columns += [(name, [texts[name](row) for row in rows]) for name in FIGURES]
+    columns.append(("against\nthe origin", [row.verdict or row.note or "–" for row in rows]))
+    columns.append(("against\nthe best", [found.beside(one) for one in ranked]))
+    columns.append(("difference to it,\npaired", [found.lost.get(row.fingerprint, "–") for row in rows]))
+    shared = [(_flat(name), cells[0]) for name, cells in columns[2:] if len(rows) > 1 and len(set(cells)) == 1]
+    kept = [(name, cells) for name, cells in columns if (_flat(name), cells[0]) not in shared]
     lines = []
-    for one in ranked:
-        kind, row = found.kind(one), one.report.final
-        left = [SIGNS[kind], one.tag, *(one.values.get(name, "–") for name in settings)]
-        right = [row.verdict or row.note or "–", found.beside(one)]
-        numbers = [element("td", rows[one.tag][place], class_="n") for place in kept]
-        line = [*(element("td", cell) for cell in left), *numbers, *(element("td", cell) for cell in right)]
+    for place, one in enumerate(ranked):
+        kind = found.kind(one)
+        line = [element("td", cells[place], class_="n" if name in FIGURES else None) for name, cells in kept]
         lines.append(element("tr", line, class_=kind if kind in ("chosen", "refused") else None))
-    heads = [*["", "variant", *settings], *measures, "against\nthe origin", "against\nthe best"]
-    wordy = len(settings) + 2
-    head = [
-        element("th", name, class_="n" if wordy <= place < wordy + len(kept) else None)
-        for place, name in enumerate(heads)
-    ]
-    drawn = element("table", element("thead", element("tr", head)), element("tbody", lines))
-    return element("div", drawn, class_="wide")
+    head = [element("th", _broken(name), class_="n" if name in FIGURES else None) for name, _ in kept]
+    drawn = element("table", element("thead", element("tr", head)), element("tbody", lines), class_="figures")
+    told = "; ".join(f"{name} {text}" for name, text in shared if text != "–")
+    return [element("div", drawn, class_="wide"), *([note(f"The same for all: {told}.")] if told else [])]
 
 
 def failures(asked: Asked) -> list[Child]:
@@ -180,10 +194,33 @@ def _findings(asked: Asked, choice: Choice, store: Store) -> tuple[Finding, ...]
     return findings.find(variants, origin)
 
 
+def _lost(choice: Choice, store: Store) -> dict[str, str]:
+    """How much less of the quality than the best each model keeps, with the interval of the paired comparison."""
+    from attar import statistics  # numpy, which the command line does without until there is something to compare
+
+    found: dict[str, str] = {}
+    base = scores.load(store.folder("evaluation", choice.winner.row.evaluation)).get(SCORED)
+    for one in choice.ranked:
+        losses = scores.load(store.folder("evaluation", one.row.evaluation)).get(SCORED)
+        if base is not None and losses is not None and one is not choice.winner:
+            kept = statistics.perplexity_retained(losses, base)
+            less = [100 * (share - 1) for share in (kept.value, kept.low, kept.high)]
+            found[one.row.fingerprint] = "{:+.1f} % ({:+.1f} to {:+.1f})".format(*less).replace("-", "−")
+    return found
+
+
 def _losses(made: Report, place: int, store: Store) -> Scores | None:
     """Losses per document of the origin (0) or of the final model (-1)."""
     row = made.final if place else made.rows[0]
     return scores.load(store.folder("evaluation", row.evaluation)).get(SCORED)
+
+
+def _broken(heading: str) -> str:
+    return heading.replace("-\n", "")
+
+
+def _flat(heading: str) -> str:
+    return _broken(heading).replace("\n", " ")
 
 
 def _hint(one: Shown) -> str:

@@ -5,8 +5,8 @@ from itertools import count
 
 from pipelines.html_axes import LINE, bar, line, mark, svg, words
 from pipelines.html_page import Html, element
-from pipelines.lineage import SHORT, Node
 from pipelines.report import Report, Row
+from pipelines.step_inputs import SHORT, Node
 from pipelines.waterfall import changes
 
 WIDTH, HEIGHT, TOP = 1060.0, 50.0, 44.0  # of the drawing, of a step, of the headings

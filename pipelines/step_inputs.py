@@ -1,4 +1,4 @@
-"""Where a run's models come from: every step's source, teacher and data by fingerprint, from its journal."""
+"""What went into each step of a run: its source, its teacher and its data by fingerprint, from the journal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
