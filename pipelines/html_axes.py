@@ -7,7 +7,7 @@ from typing import Literal
 
 from pipelines.html_page import Html, element
 
-Kind = Literal["origin", "on-front", "behind", "chosen", "refused"]
+Kind = Literal["origin", "on-front", "alike", "behind", "chosen", "refused"]
 Form = Callable[[float], str]
 
 CHARACTER = 6.9  # pixels that one takes at most, on average, at the drawings' size of letters
@@ -30,6 +30,11 @@ class Frame:
 
     def y(self, value: float) -> float:
         return self.bottom - (value - self.ys[0]) / (self.ys[1] - self.ys[0]) * (self.bottom - self.top)
+
+
+def wide(drawing: Html) -> Html:
+    """A drawing that scrolls sideways where it would get too small to read."""
+    return element("div", drawing, class_="wide")
 
 
 def svg(width: float, height: float, label: str, *children: Html | Sequence[Html]) -> Html:
@@ -88,14 +93,14 @@ def axes(frame: Frame, across: str, up: str, x_form: Form, y_form: Form) -> Iter
 
 
 def mark(kind: Kind, x: float, y: float, hint: str = "") -> Html:
-    """A point, told by its shape as much as by its colour: a square, diamond, circle, star or cross."""
+    """A point, told by its shape as much as by its colour: a square, diamond, disc, ring, star or cross."""
     title = element("title", hint) if hint else None
     match kind:
         case "origin":
             return element("rect", title, x=x - 6, y=y - 6, width=12, height=12, class_=kind)
         case "on-front":
             return element("path", title, d=f"M{x:.1f} {y - 8:.1f}l7 8l-7 8l-7 -8z", class_=kind)
-        case "behind":
+        case "alike" | "behind":
             return element("circle", title, cx=x, cy=y, r=5, class_=kind)
         case "refused":
             return element("path", title, d=f"M{x - 5:.1f} {y - 5:.1f}l10 10m0 -10l-10 10", class_=kind)

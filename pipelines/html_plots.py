@@ -18,6 +18,7 @@ from pipelines.html_axes import (
     room,
     svg,
     whisker,
+    wide,
     words,
 )
 from pipelines.html_page import Html
@@ -29,6 +30,7 @@ TOLD: dict[Kind, str] = {
     "origin": "origin",
     "chosen": "to ship",
     "on-front": "on the front: none is smaller and better",
+    "alike": "not distinguishable from the best",
     "behind": "another is as small and better",
     "refused": "a gate was not kept",
 }
@@ -84,7 +86,7 @@ def pareto(points: Sequence[Point], path: bool = False) -> Html:
     kinds = {one.kind for one in points}
     told = TOLD | ({"behind": "before the end", "chosen": "the result"} if path else {})
     drawn += legend([(kind, text) for kind, text in told.items() if kind in kinds], frame.left - 8, HEIGHT - 14)
-    return svg(WIDTH, HEIGHT, "compression ratio against retained quality", drawn)
+    return wide(svg(WIDTH, HEIGHT, "compression ratio against retained quality", drawn))
 
 
 def _put(frame: Frame, place: int, one: Point) -> Point:

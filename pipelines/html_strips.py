@@ -4,7 +4,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.findings import Finding, Level, in_order
-from pipelines.html_axes import LINE, Frame, Kind, line, mark, polyline, room, svg, ticks, whisker, words
+from pipelines.html_axes import LINE, Frame, Kind, line, mark, polyline, room, svg, ticks, whisker, wide, words
 from pipelines.html_page import Html, element
 
 WIDTH, HEIGHT = 1060.0, 330.0
@@ -68,7 +68,7 @@ def strip(setting: str, dots: Sequence[Dot], finding: Finding | None) -> Html:
     if len(alike) <= MOST_LINES:
         drawn[:0] = [polyline(points, "thin") for points in alike.values() if len(points) > 1]
     drawn.append(line(frame.left, frame.bottom, frame.right, frame.bottom, "axis"))
-    return svg(WIDTH, HEIGHT + LINE * deep, f"retained quality by {setting}", drawn)
+    return wide(svg(WIDTH, HEIGHT + LINE * deep, f"retained quality by {setting}", drawn))
 
 
 def curve(name: str, points: Sequence[tuple[float, float]], across: str = "step") -> Html:

@@ -30,6 +30,7 @@ ul { padding-left: 20px; }
 .tile b { display: block; font-size: 20px; white-space: nowrap; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: 12.5px; display: block; line-height: 1.35; }
 .wide { overflow-x: auto; margin: 10px 0; }
+.wide > svg { min-width: 760px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: 600; font-size: 12.5px; vertical-align: bottom;
   border-bottom: 1px solid var(--rule); white-space: pre-line; }
@@ -65,6 +66,7 @@ svg .thin { stroke: var(--soft); stroke-width: 1; fill: none; opacity: 0.35; }
 svg .leader { stroke: var(--soft); stroke-width: 0.8; opacity: 0.7; }
 svg .origin { fill: var(--ground); stroke: var(--ink); stroke-width: 1.8; }
 svg .on-front { fill: var(--blue); stroke: var(--ground); stroke-width: 1; }
+svg .alike { fill: var(--blue); stroke: var(--blue); stroke-width: 1.8; }
 svg .behind { fill: var(--ground); stroke: var(--blue); stroke-width: 1.8; }
 svg .chosen { fill: var(--gold); stroke: var(--ink); stroke-width: 1; }
 svg .refused { fill: none; stroke: var(--bad); stroke-width: 2.2; }
@@ -81,7 +83,8 @@ footer { color: var(--soft); font-size: 12.5px; margin-top: 36px; border-top: 1p
     --blue: #1f6fb2; --good: #0a7d5a; --bad: #c2410c; --gold: #b57400; --bad-tint: #fff; }
   body { font-size: 11px; } main { max-width: none; padding: 0; }
   h2, h3, summary { break-after: avoid; } svg, tr, .tile { break-inside: avoid; }
-  .wide, pre { overflow: visible; } table { font-size: 9.5px; } th, td { padding: 3px 5px; }
+  .wide, pre { overflow: visible; } .wide > svg { min-width: 0; }
+  table { font-size: 9.5px; } th, td { padding: 3px 5px; }
   details::details-content { content-visibility: visible; height: auto; } details > * { display: block; }
 }
 @page { margin: 14mm; }

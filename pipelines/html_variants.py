@@ -18,7 +18,8 @@ from pipelines.html_strips import Dot, strip
 from pipelines.report import COLUMNS, Report, interval
 
 FIGURES = ("size", "ratio", "retained\nquality", "KL\nnats", "agree-\nment", "decode\ntok/s")
-SIGNS: dict[Kind, str] = {"chosen": "★", "on-front": "◆", "behind": "○", "refused": "✗", "origin": "□"}
+ALIKE = "≈"
+SIGNS: dict[Kind, str] = {"chosen": "★", "on-front": "◆", "alike": "●", "behind": "○", "refused": "✗", "origin": "□"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ class Comparison:
         if one is self.chosen:
             return "chosen"
         front = {found.row.fingerprint for found in self.choice.front} if self.choice else set()
-        return "on-front" if one.report.final.fingerprint in front else "behind"
+        if one.report.final.fingerprint in front:
+            return "on-front"
+        return "alike" if self.beside(one) == ALIKE else "behind"
 
     def beside(self, one: Shown) -> str:
         """What may be said of a run beside the one that keeps most."""
@@ -60,7 +63,7 @@ class Comparison:
             return "not comparable"
         if name == self.choice.winner.row.fingerprint:
             return "keeps most"
-        return "≈" if name in {found.row.fingerprint for found in self.choice.alike} else "worse"
+        return ALIKE if name in {found.row.fingerprint for found in self.choice.alike} else "worse"
 
 
 def compare(asked: Asked, store: Store) -> Comparison:
@@ -120,7 +123,7 @@ def plot(found: Comparison) -> list[Child]:
 
 def variants(found: Comparison) -> list[Child]:
     """A row a variant: the front first, the best of it on top; then the others. What all share is said once, below."""
-    others: tuple[Kind, ...] = ("behind", "refused")
+    others: tuple[Kind, ...] = ("alike", "behind", "refused")
     ranked = sorted(
         found.asked.runs,
         key=lambda one: (found.kind(one) in others, found.kind(one) == "refused", -one.report.final.retained),

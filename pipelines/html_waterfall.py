@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import count
 
-from pipelines.html_axes import LINE, bar, line, mark, svg, words
+from pipelines.html_axes import LINE, bar, line, mark, svg, wide, words
 from pipelines.html_page import Html, element
 from pipelines.report import Report, Row
 from pipelines.step_inputs import SHORT, Node
@@ -47,7 +47,7 @@ def waterfall(report: Report, nodes: Sequence[Node]) -> Html:
             drawn.append(words(change.told_bytes, SIZE[1] + 12, _y(place) - 3, "small dim"))
         drawn.append(words(f"{100 * row.retained:.1f} %", QUALITY[1] + 12, _y(place) + 12, "strong"))
         drawn.append(words(f"{row.bytes / 1e6:.1f} MB", SIZE[1] + 12, _y(place) + 12, "strong"))
-    return svg(WIDTH, bottom + 6, "lineage, and what each step cost and saved", drawn)
+    return wide(svg(WIDTH, bottom + 6, "lineage, and what each step cost and saved", drawn))
 
 
 def _y(place: int) -> float:

@@ -16,6 +16,7 @@ from pipelines import cli, html_report, journal, report, step_inputs, waterfall
 from pipelines.gates import Decision
 from pipelines.home import Home
 from pipelines.html_page import element, page
+from pipelines.html_plots import Point, pareto
 from pipelines.report import Report, Row, interval
 from pipelines.sweep import TRIALS
 
@@ -239,7 +240,7 @@ def test_an_unknown_run_is_a_sentence_with_the_known_ones(swept: "Shelf", name: 
 
 def test_nothing_to_show_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = Home(tmp_path / "home")
-    with pytest.raises(BadInput, match="there is no run in .*; start one with: attar run RECIPE"):
+    with pytest.raises(BadInput, match=r"there is no run in .*; start one with: attar run RECIPE"):
         html_report.write(home, [], None)
     (home.runs / "2026-new").mkdir(parents=True)
     with pytest.raises(BadInput, match="2026-new has measured nothing yet"):
@@ -264,9 +265,7 @@ def test_measurements_that_are_gone_leave_the_figures(swept: "Shelf", tmp_path: 
     assert "90.0 MB" in stands_alone(alone.read_text()).text
 
 
-def test_points_of_a_plot_have_labels_that_cover_nothing(swept: "Shelf") -> None:
-    from pipelines.html_plots import Point, _box, _groups, _labels, _put, pareto  # noqa: F401
-
+def test_points_of_a_plot_have_labels_that_cover_nothing() -> None:
     points = [Point("origin", 100, 1.0, 1.0, None, None, "origin")]
     points += [Point(f"{n:02}", 40, 2.5, 0.7 - 0.01 * n, 0.65 - 0.01 * n, 0.75 - 0.01 * n, "behind") for n in range(15)]
     drawn = Parsed(str(pareto(points)))
