@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from attar.errors import BadInput
-from pipelines import cli, html_report, journal, report, step_inputs, waterfall
+from pipelines import best, cli, html_report, journal, report, step_inputs, waterfall
 from pipelines.gates import Decision
 from pipelines.home import Home
 from pipelines.html_page import element, page
@@ -171,6 +171,17 @@ def test_a_sweep_says_which_to_ship_and_why(swept: "Shelf", tmp_path: Path) -> N
     assert "ffn: 0.1 keeps most" in parsed.text and "worse: 0.3" in parsed.text
     assert "bits: 8 keeps most" in parsed.text and "worse: 4" in parsed.text
     assert f"05 (ffn 0.9, bits 4) failed: it broke {EVIL}" in parsed.text
+
+
+def test_the_choice_is_that_of_best(shelf: "Shelf", tmp_path: Path) -> None:
+    shelf.run("2026-1-large", "large", ("large", 90 * MB, 0.02))
+    shelf.run("2026-2-noisy", "noisy", ("noisy", 30 * MB, 0.03))
+    found = best.choose(shelf.home)
+    out = html_report.write(shelf.home, ["large", "noisy"], tmp_path / "page.html")
+    text = stands_alone(out.read_text()).text
+    assert (f"(recipe {found.smallest.recipe}" in text.partition(": ")[0] and "Not distinguishable from" in text) or (
+        "cannot be told apart" in text
+    )
 
 
 def test_runs_of_different_recipes_go_on_one_page(swept: "Shelf", monkeypatch: pytest.MonkeyPatch) -> None:
