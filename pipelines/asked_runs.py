@@ -69,7 +69,8 @@ def find(home: Home, names: Sequence[str]) -> Asked:
     if len(names) == 1 and (folder := _sweep(home, names[0])) is not None:
         return of_sweep(home, folder)
     folders: dict[Path, str] = {}
-    for name in names or [None]:
+    asked: Sequence[str | None] = names or [None]
+    for name in asked:
         swept = _sweep(home, name) if name else None
         found = [home.runs / run for run in _runs(swept)] if swept else [_folder(home, name)]
         folders |= dict.fromkeys(found, "")

@@ -25,6 +25,8 @@ from pipelines.html_page import Html
 
 WIDTH, HEIGHT = 1060.0, 470.0
 BESIDE = 19.0  # pixels between points of the same size, which stand side by side
+BROADEST = 520.0  # pixels that they take at most
+CROWD = 40  # points; of more only those are named that matter
 SAME = 8.0  # pixels within which sizes count as the same
 TOLD: dict[Kind, str] = {
     "origin": "origin",
@@ -112,15 +114,15 @@ def _middle(group: Sequence[Point]) -> float:
 
 
 def _half(group: Sequence[Point]) -> float:
-    return BESIDE * (len(group) - 1) / 2
+    return min(BESIDE * (len(group) - 1), BROADEST) / 2
 
 
 def _beside(frame: Frame, groups: Sequence[Sequence[Point]]) -> list[Point]:
     """Points of the same size side by side around it, so that each is seen; in the order that they came in."""
     found: list[Point] = []
     for group in groups:
-        start = max(_middle(group) - _half(group), frame.left + 12)
-        found += [replace(one, x=start + BESIDE * place) if len(group) > 1 else one for place, one in enumerate(group)]
+        start, step = max(_middle(group) - _half(group), frame.left + 12), 2 * _half(group) / max(1, len(group) - 1)
+        found += [replace(one, x=start + step * place) if len(group) > 1 else one for place, one in enumerate(group)]
     return sorted(found, key=lambda one: one.place)
 
 
@@ -141,6 +143,8 @@ def _labels(frame: Frame, points: Sequence[Point], way: Sequence[Point]) -> Iter
     taken = [box for one in points for box in one.boxes]
     lines = [box for one, other in pairwise(way) for box in _along(one, other)]
     for one in points:
+        if len(points) > CROWD and one.kind in ("alike", "behind", "refused"):
+            continue  # the table has them all, and their hints say who they are
         width = CHARACTER * len(one.label)
         tries = [
             (side, gap, sign)

@@ -4,7 +4,22 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.findings import Finding, Level, in_order
-from pipelines.html_axes import LINE, Frame, Kind, line, mark, polyline, room, svg, ticks, whisker, wide, words
+from pipelines.html_axes import (
+    CHARACTER,
+    LINE,
+    Frame,
+    Kind,
+    axes,
+    line,
+    mark,
+    polyline,
+    room,
+    svg,
+    ticks,
+    whisker,
+    wide,
+    words,
+)
 from pipelines.html_page import Html, element
 
 WIDTH, HEIGHT = 1060.0, 330.0
@@ -30,16 +45,16 @@ def strip(setting: str, dots: Sequence[Dot], finding: Finding | None) -> Html:
     levels = {level.value: level for level in finding.levels} if finding else {}
     means = [bound for level in levels.values() for bound in (level.retained, level.low, level.high)]
     shares = [100 * share for share in [*(one.retained for one in dots), *means] if share is not None]
-    labels = [_wrapped(value) for value in values]
+    slot = (WIDTH - 88) / max(1, len(values))
+    labels = [_wrapped(value, int(slot / CHARACTER)) for value in values]
     deep = max(map(len, labels))
     frame = Frame(62, WIDTH - 26, 30, HEIGHT - 40, (-0.5, len(values) - 0.5), room(min(shares), max(shares), 0.08, 1.0))
     drawn = []
-    for value in ticks(*frame.ys, most=6):
-        drawn.append(line(frame.left, frame.y(value), frame.right, frame.y(value), "grid"))
-        drawn.append(words(f"{value:g}", frame.left - 8, frame.y(value) + 4, "end dim"))
+    for share in ticks(*frame.ys, most=6):
+        drawn.append(line(frame.left, frame.y(share), frame.right, frame.y(share), "grid"))
+        drawn.append(words(f"{share:g}", frame.left - 8, frame.y(share) + 4, "end dim"))
     drawn.append(words("retained quality, %", 16, 16, "dim"))
     alike: dict[Hashable, list[tuple[float, float]]] = {}  # the other settings → points that have them
-    slot = (frame.right - frame.left) / len(values)
     for place, (value, told) in enumerate(zip(values, labels, strict=True)):
         middle = frame.x(place)
         if place:
@@ -71,6 +86,17 @@ def strip(setting: str, dots: Sequence[Dot], finding: Finding | None) -> Html:
     return wide(svg(WIDTH, HEIGHT + LINE * deep, f"retained quality by {setting}", drawn))
 
 
+def scatter(setting: str, dots: Sequence[Dot]) -> Html:
+    """A setting of many values, as those that are searched at random: where they lie, and what came of them."""
+    values = [float(one.values[setting]) for one in dots]
+    shares = [100 * one.retained for one in dots]
+    xs, ys = room(min(values), max(values), 0.05, 1e-9), room(min(shares), max(shares), 0.08, 1.0)
+    frame = Frame(62, WIDTH - 26, 30, HEIGHT - 60, xs, ys)
+    drawn = [*axes(frame, setting, "retained quality, %", lambda v: f"{v:g}", lambda v: f"{v:g}")]
+    drawn += [mark(one.kind, frame.x(x), frame.y(y), one.hint) for one, x, y in zip(dots, values, shares, strict=True)]
+    return wide(svg(WIDTH, HEIGHT, f"retained quality by {setting}", drawn))
+
+
 def curve(name: str, points: Sequence[tuple[float, float]], across: str = "step") -> Html:
     """A loss over the steps of its training."""
     thin = points[:: max(1, len(points) // 300)]
@@ -97,7 +123,7 @@ def _mean(frame: Frame, x: float, level: Level, told: bool) -> list[Html]:
     return [*found, words(f"{100 * level.retained:.1f} %", x - 13, y + 4, "end small strong")] if told else found
 
 
-def _wrapped(value: str) -> list[str]:
-    """An order of stages, one below the other; anything else on one line."""
-    parts = value.split(" → ")
+def _wrapped(value: str, most: int) -> list[str]:
+    """An order of stages, one below the other; anything else on one line; no line longer than there is room."""
+    parts = [part if len(part) <= most else f"{part[: most - 1]}…" for part in value.split(" → ")]
     return [part + (" →" if place < len(parts) - 1 else "") for place, part in enumerate(parts)]

@@ -1,5 +1,6 @@
 """Several runs in the HTML report: the Pareto plot, the table of variants, and what each swept setting did."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,11 +15,12 @@ from pipelines.findings import Finding
 from pipelines.html_axes import Kind
 from pipelines.html_page import Child, element, note
 from pipelines.html_plots import Point, pareto
-from pipelines.html_strips import Dot, strip
+from pipelines.html_strips import Dot, scatter, strip
 from pipelines.report import COLUMNS, Report, interval
 
 FIGURES = ("size", "ratio", "retained\nquality", "KL\nnats", "agree-\nment", "decode\ntok/s")
 ALIKE = "≈"
+COLUMNS_MOST = 12  # values of a setting that stand in columns
 SIGNS: dict[Kind, str] = {"chosen": "★", "on-front": "◆", "alike": "●", "behind": "○", "refused": "✗", "origin": "□"}
 
 
@@ -162,14 +164,18 @@ def settings(found: Comparison) -> list[Child]:
     runs = found.asked.runs
     names = [name for name in runs[0].values if len({one.values.get(name) for one in runs}) > 1]
     by_name = {one.setting: one for one in found.findings}
-    names = [name for name in names if found.asked.is_sweep and len({one.values.get(name) for one in runs}) <= 12]
+    names = names if found.asked.is_sweep else []
     names.sort(
         key=lambda name: -max((one.behind for one in by_name[name].levels), default=0.0) if name in by_name else 1.0
     )
     dots = [Dot(one.tag, one.values, one.report.final.retained, found.kind(one), _hint(one)) for one in runs]
     drawn: list[Child] = []
     for name in names:
-        drawn += [element("h3", name), strip(name, dots, by_name.get(name))]
+        values = {one.values.get(name, "") for one in runs}
+        if len(values) <= COLUMNS_MOST:
+            drawn += [element("h3", name), strip(name, dots, by_name.get(name))]
+        elif all(map(_is_number, values)):
+            drawn += [element("h3", name), scatter(name, dots)]
         if name in by_name:
             drawn.append(element("p", f"{by_name[name].sentence}."))
     if drawn:
@@ -216,6 +222,13 @@ def _losses(made: Report, place: int, store: Store) -> Scores | None:
     """Losses per document of the origin (0) or of the final model (-1)."""
     row = made.final if place else made.rows[0]
     return scores.load(store.folder("evaluation", row.evaluation)).get(SCORED)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _broken(heading: str) -> str:

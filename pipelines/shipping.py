@@ -7,6 +7,7 @@ from pipelines.candidates import Candidate
 from pipelines.report import Report, Row, interval, told
 
 Name = Callable[[Candidate], str]
+MOST = 14  # names in a sentence
 
 
 def headline(choice: Choice, name: Name) -> str:
@@ -30,17 +31,17 @@ def reasons(choice: Choice, name: Name) -> list[str]:
     if alike:
         found.append(
             f"Not distinguishable from {'it' if ship is winner else 'the best'}, {_sizes(alike, ship)}: "
-            f"{', '.join(map(name, alike))}."
+            f"{_names(alike, name)}."
         )
     near = {id(one) for one in (winner, *choice.alike)}
     worse = [one for one in choice.ranked if id(one) not in near and one.row.fingerprint not in choice.breaches]
     if worse:
         span = _span([one.retained for one in worse])
-        found.append(f"Worse beyond doubt: {', '.join(map(name, worse))} ({span} of the quality).")
+        found.append(f"Worse beyond doubt: {_names(worse, name)} ({span} of the quality).")
     smaller = [one for one in choice.front if one.bytes < ship.bytes and one.row.fingerprint not in choice.breaches]
     if smaller:
-        told_ = "; ".join(f"{name(one)}, {_mb(one.row)} at {interval(one.row)}" for one in smaller)
-        found.append(f"If it must be smaller: {told_}.")
+        texts = [f"{name(one)}, {_mb(one.row)} at {interval(one.row)}" for one in reversed(smaller)]
+        found.append(f"If it must be smaller: {'; '.join(texts[:MOST])}.")
     return found
 
 
@@ -75,6 +76,11 @@ def of_one(report: Report, status: str, text: str = "") -> tuple[str, list[str]]
 def came_to(row: Row) -> str:
     """``2.46× smaller than the origin (111.0 MB), keeps 66.1 % (63.0–68.4) of its quality``."""
     return f"{row.compression_ratio:.2f}× smaller than the origin ({_mb(row)}), keeps {interval(row)} of its quality"
+
+
+def _names(ones: Sequence[Candidate], name: Name) -> str:
+    more = f" and {len(ones) - MOST} more" if len(ones) > MOST else ""
+    return ", ".join(map(name, ones[:MOST])) + more
 
 
 def _sizes(ones: Sequence[Candidate], ship: Candidate) -> str:
