@@ -6,6 +6,7 @@ import platform
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -72,6 +73,35 @@ def cpu_name() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+# In a process of its own: a driver that was once asked lives on in its process, where it breaks every fork.
+ASK_DRIVER = """
+import ctypes, sys
+driver, device, name = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.create_string_buffer(256)
+code = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), int(sys.argv[1]))
+code = code or driver.cuDeviceGetName(name, 256, device)
+sys.exit(f"the driver answers with error {code}" if code else print(name.value.decode()))
+"""
+
+
+@cache
+def gpu_name(device: str) -> str:
+    """The name of a CUDA device, in the order that CUDA gives them, as its driver tells it."""
+    index = device.partition(":")[2] or "0"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", ASK_DRIVER, index], capture_output=True, text=True)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        raise BadInput(f"device={device!r}: NVIDIA's driver does not tell its name ({why}); use device=cpu")
+    return done.stdout.strip()
+
+
+def measuring(device: str, dtype: str, threads: int, timed: bool) -> dict[str, Any]:
+    """What of a machine goes into the name of an evaluation: its processor only where time is measured."""
+    found: dict[str, Any] = {"device": device.partition(":")[0], "dtype": dtype}
+    if timed:
+        found |= {"threads": threads, "processor": gpu_name(device) if device.startswith("cuda") else cpu_name()}
+    return found
 
 
 def resolve_device(asked: str) -> str:

@@ -13,14 +13,14 @@ from attar import scores
 from attar.errors import BadInput
 from attar.stamp import comparable
 from attar.store import Store
-from pipelines import candidates, gates, gating
+from pipelines import as_good, candidates, gates, gating
+from pipelines.as_good import MARGIN, SCORED
 from pipelines.candidates import Candidate, Group
 from pipelines.front import front
 from pipelines.gates import MEASURES, Figure, Gate
 from pipelines.home import Home
 from pipelines.report import COLUMNS
 
-SCORED = "loss/other"  # what retained quality is made of
 SHOWN = ("size", "retained\nquality", "KL\nnats", "decode\ntok/s")  # of the report's columns
 
 
@@ -33,9 +33,12 @@ class Choice:
     breaches: dict[str, str]  # fingerprint → which limits it does not keep
     winner: Candidate
     alike: tuple[Candidate, ...]  # within the limits, and not distinguishable from the winner
-    smallest: Candidate  # of the winner and these
+    smallest: Candidate  # of the winner and those as good
     front: tuple[Candidate, ...]  # of all
     others: tuple[Group, ...] = ()  # which are not comparable with these
+    as_good: tuple[Candidate, ...] = ()  # smaller than the winner, and within the margin of its headline beyond doubt
+    margin: float = MARGIN
+    few: str | None = None  # why nobody can tell the models apart
 
     def as_json(self) -> dict[str, Any]:
         on_front = {one.row.fingerprint for one in self.front}
@@ -54,7 +57,10 @@ class Choice:
             "group": self.group.label,
             "winner": self.winner.row.fingerprint,
             "not_distinguishable": [one.row.fingerprint for one in self.alike],
+            "as_good": [one.row.fingerprint for one in self.as_good],
+            "margin": self.margin,
             "smallest": self.smallest.row.fingerprint,
+            "note": self.few,
             "front": [one.row.fingerprint for one in self.front],
             "candidates": entries,
             "not_comparable": [
@@ -80,21 +86,24 @@ def limits(max_bytes: str | None, least: Sequence[str] = (), most: Sequence[str]
     return tuple(found)
 
 
-def choose(home: Home, asked: Sequence[Gate] = (), recipe: str | None = None) -> Choice:
+def choose(home: Home, asked: Sequence[Gate] = (), recipe: str | None = None, margin: float = MARGIN) -> Choice:
     """The best of what was ever measured in a home.
 
     The winner keeps every limit and has the highest retained quality, the smaller one of equals. It is compared with
-    all others within the limits in pairs over documents; together they err no more often than one test may (Holm).
+    all others within the limits in pairs over documents; together they err no more often than one test may (Holm). A
+    smaller one is offered in its place only if it is as good beyond doubt, see :mod:`pipelines.as_good`.
 
     Raises:
         BadInput: nothing was measured, or no model keeps the limits.
     """
     groups = candidates.read(home)
     group = candidates.of_recipe(groups, recipe)
-    return among(group, tuple(other for other in groups if other is not group), home.store, asked)
+    return among(group, tuple(other for other in groups if other is not group), home.store, asked, margin)
 
 
-def among(group: Group, others: tuple[Group, ...], store: Store, asked: Sequence[Gate] = ()) -> Choice:
+def among(
+    group: Group, others: tuple[Group, ...], store: Store, asked: Sequence[Gate] = (), margin: float = MARGIN
+) -> Choice:
     """The same of one group, beside others that are not ranked with it."""
     ranked = sorted(group.candidates, key=lambda one: (-one.retained, one.bytes))
     judged = {one.row.fingerprint: _breached(one, group, asked, store) for one in ranked}
@@ -108,9 +117,12 @@ def among(group: Group, others: tuple[Group, ...], store: Store, asked: Sequence
             f"{breaches[nearest.row.fingerprint]}; its folder is {nearest.row.folder}"
         )
     winner, *rest = fitting
-    alike = _alike(winner, rest, store)
-    smallest = min((winner, *alike), key=lambda one: one.bytes)
-    return Choice(group, tuple(ranked), breaches, winner, alike, smallest, tuple(front(ranked)), others)
+    alike, few = _alike(winner, rest, store)
+    equals = () if few else _as_good(winner, rest, margin, store)
+    smallest = min((winner, *equals), key=lambda one: one.bytes)
+    return Choice(
+        group, tuple(ranked), breaches, winner, alike, smallest, tuple(front(ranked)), others, equals, margin, few
+    )
 
 
 def show(console: Console, choice: Choice) -> None:
@@ -144,11 +156,19 @@ def _sentences(choice: Choice) -> list[str]:
     winner, smallest = choice.winner, choice.smallest
     within = f", within the limits ({len(choice.breaches)} are not)" if choice.breaches else ""
     told = [f"best{within}: {winner.label}, in {winner.row.folder}"]
-    if choice.alike:
+    if choice.few:
+        told.append(f"{choice.few}; so no smaller one is offered in its place")
+    elif choice.alike:
         names = ", ".join(one.label for one in choice.alike)
         told.append(f"≈ not distinguishable from it (paired over documents, Holm's correction): {names}")
-        same = "it is the smallest of them itself" if smallest is winner else f"the smallest is {smallest.label}"
-        told.append(f"{same}: {smallest.bytes / 1e6:.1f} MB, in {smallest.row.folder}")
+    points = f"{100 * choice.margin:g} {'point' if choice.margin == MARGIN else 'points'} of headline"
+    if smallest is not winner:
+        told.append(
+            f"the smallest that loses less than {points} against it beyond doubt: {smallest.label}, "
+            f"{smallest.bytes / 1e6:.1f} MB, in {smallest.row.folder}"
+        )
+    elif not choice.few and any(one.bytes < winner.bytes for one in choice.alike):
+        told.append(f"of no smaller one it is beyond doubt that it loses less than {points} against it (--margin)")
     told.append("★ no other is smaller and better; a model's folder is store/model/FINGERPRINT in the home")
     if choice.others:
         other = choice.others[0]
@@ -193,18 +213,45 @@ def _figure(one: Candidate, gate: Gate, store: Store) -> Figure:
     return gating.figure(gate.measure, one.row, one.origin, store)
 
 
-def _alike(winner: Candidate, rest: Sequence[Candidate], store: Store) -> tuple[Candidate, ...]:
-    """Those that a paired comparison does not tell apart from the winner, or that have no scores to compare."""
+Alike = tuple[tuple[Candidate, ...], str | None]
+
+
+def _alike(winner: Candidate, rest: Sequence[Candidate], store: Store) -> Alike:
+    """Those that a paired comparison does not tell apart from the winner, or that have no scores to compare.
+
+    None, and why, where no comparison of so many could tell any two models apart.
+    """
     from attar import statistics  # numpy, which the command line does without until there is something to compare
 
-    def scored(one: Candidate) -> scores.Scores | None:
-        return scores.load(store.folder("evaluation", one.row.evaluation)).get(SCORED)
-
-    best, others = scored(winner), [scored(one) for one in rest]
+    best, others = _scored(winner, store), [_scored(one, store) for one in rest]
     found = [statistics.difference(other, best) if other and best else None for other in others]
+    count = sum(pair is not None for pair in found)
+    if best and count:
+        documents, needed = len(best.ids), statistics.fewest(count)
+        if needed is None:
+            return (), f"too many models to tell them apart ({count} comparisons at once); narrow them by limits"
+        if documents < needed:
+            told = f"too few documents to tell them apart ({documents}; at least {needed} needed"
+            return (), f"{told} for {count} {'comparison' if count == 1 else 'comparisons'})"
     held = statistics.holm([1.0 if pair is None else pair.p for pair in found])
-    return tuple(
+    alike = tuple(
         one
         for one, pair, told in zip(rest, found, held, strict=True)
         if pair is None or not told or pair.verdict == "not distinguishable"
     )
+    return alike, None
+
+
+def _as_good(winner: Candidate, rest: Sequence[Candidate], margin: float, store: Store) -> tuple[Candidate, ...]:
+    """The smaller ones that lose less than the margin against the winner, all judged together."""
+    best = _scored(winner, store)
+    pairs = [(one, _scored(one, store)) for one in rest if one.bytes < winner.bytes]
+    scored = [(one, found) for one, found in pairs if found is not None]
+    if best is None:
+        return ()
+    headline, tests = winner.retained, len(scored)
+    return tuple(one for one, found in scored if as_good.judge(found, best, headline, margin, tests).kept)
+
+
+def _scored(one: Candidate, store: Store) -> scores.Scores | None:
+    return scores.load(store.folder("evaluation", one.row.evaluation)).get(SCORED)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.as_good import MARGIN
 from pipelines.cli_options import AsJson, HomeFolder
 
 
@@ -31,6 +32,9 @@ def best(
         str | None,
         typer.Option(metavar="NAME", help="rank what is comparable with this recipe's [default: the newest]"),
     ] = None,
+    margin: Annotated[
+        float, typer.Option(min=0, max=1, help="of headline, that a smaller one offered may lose; 0.01 is a point")
+    ] = MARGIN,
     home: HomeFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -41,7 +45,7 @@ def best(
     from pipelines.home import Home
 
     asked = choosing.limits(max_bytes, least or (), most or ())
-    found = choosing.choose(Home.open(home), asked, recipe)
+    found = choosing.choose(Home.open(home), asked, recipe, margin)
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=1))
     else:

@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli_options import AsJson, HomeFolder
+
+if TYPE_CHECKING:
+    from pipelines.sweep import Sweep
+    from pipelines.variants import Runner
 
 
 def add(app: typer.Typer) -> None:
@@ -22,7 +26,9 @@ def sweep(
     home: HomeFolder = None,
     as_json: AsJson = False,
     track: Annotated[bool, typer.Option(help="record the runs in MLflow")] = True,
-    dry: Annotated[bool, typer.Option("--dry-run", help="list the variants of a grid and run nothing")] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="list the variants with what they will cost, and run nothing")
+    ] = False,
 ) -> None:
     """Run variants of one recipe and show which are best. Started again, it goes on where it was.
 
@@ -40,19 +46,18 @@ def sweep(
     place = Home.open(home)
     console = Console(stderr=True)
     going = Sweep(document, place)
+    runner = variants.Runner(going.folder, place, track)
     if dry:
-        trials = [Trial(number, values, "finished") for number, values in enumerate(going.space.grid(), start=1)]
-        for trial in trials:
-            typer.echo(f"{trial.number:02} {trial.label}")
+        _foretell(going, runner, as_json)
         return
     variants.environment(place)
 
     def hear(trial: Trial) -> None:
         told = trial.status if trial.row is None else f"retained {trial.row.retained:.1%} of the quality"
+        told = trial.text if trial.status == "outdated" else told
         console.print(f"variant {trial.number:02} ({trial.label}): {told}", highlight=False, soft_wrap=True)
 
-    runner = variants.Runner(going.folder, place, track)
-    why = going.go(runner.carry, runner.seconds, hear)
+    why = going.go(runner.carry, runner.foresee, hear)
     found = going.trials()
     path = save(found, going.folder)
     picture = variants.plot(found, f"{document['name']}: {len(found)} variants", going.folder / "pareto.png")
@@ -67,3 +72,33 @@ def sweep(
     variants.show(out, found)
     out.print(f"{why}; ★ no other is smaller and better\nplot    {picture}", highlight=False, soft_wrap=True)
     out.print(f"report  {page}", highlight=False, soft_wrap=True)
+
+
+def _foretell(going: "Sweep", runner: "Runner", as_json: bool) -> None:
+    """Print the variants and what the plan expects of them."""
+    from pipelines import sweep_cost
+
+    found = []
+    for one in sweep_cost.expected(going, runner.foresee):
+        found.append(one)
+        if not as_json:
+            trial = one.trial
+            told = {"refused": f"cannot be planned: {trial.text}", "finished": "is there"}.get(trial.status)
+            typer.echo(f"{trial.number:02} {trial.label}: {told or _time(one.seconds)}")
+    seconds = sum(one.seconds for one in found)
+    if as_json:
+        entries = [
+            {"number": one.trial.number, "values": one.trial.values, "label": one.trial.label, "text": one.trial.text,
+             "status": "planned" if one.trial.status == "failed" else one.trial.status, "seconds": one.seconds}
+            for one in found
+        ]  # fmt: skip
+        typer.echo(json.dumps({"seconds": seconds, "variants": entries}, indent=1))
+        return
+    search = going.space.search
+    learnt = "; tpe chooses the later ones by results: these stand for them" if search.search == "tpe" else ""
+    ended = f", within sweep.minutes={search.minutes:g}" if search.minutes is not None else ""
+    typer.echo(f"some {_time(seconds)} in all, what variants share counted once{ended}{learnt}")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -8,8 +8,9 @@ from attar import scores
 from attar.scores import Scores
 from attar.store import Store
 from pipelines import best, candidates, findings, shipping
+from pipelines.as_good import SCORED
 from pipelines.asked_runs import Asked, Shown
-from pipelines.best import SCORED, Choice
+from pipelines.best import Choice
 from pipelines.candidates import Candidate
 from pipelines.findings import Finding
 from pipelines.html_axes import Kind
@@ -65,6 +66,8 @@ class Comparison:
             return "not comparable"
         if name == self.choice.winner.row.fingerprint:
             return "keeps most"
+        if self.choice.few:
+            return "nobody can tell"
         return ALIKE if name in {found.row.fingerprint for found in self.choice.alike} else "worse"
 
 

@@ -334,10 +334,9 @@ class _Chain:
             "data.other": self.corpus.fingerprint("other"),
             **self.asked,
         }
-        environment: dict[str, Any] = {"device": self.machine.device, "dtype": self.machine.dtype}
-        if self.recipe.measure.speed:
-            environment |= {"threads": self.machine.threads, "processor": hardware.cpu_name()}
-        evaluation = self.recipe.measure.fingerprint(evaluation_inputs, environment)
+        where, suite = self.machine, self.recipe.measure
+        environment = hardware.measuring(where.device, where.dtype, where.threads, suite.speed)
+        evaluation = suite.fingerprint(evaluation_inputs, environment)
         teacher_facts = (teacher or self.origin).facts
         if dataset is not None:
             cached = self.store.find("dataset", dataset.fingerprint) is not None

@@ -24,17 +24,23 @@ def reasons(choice: Choice, name: Name) -> list[str]:
         found.append(f"It keeps the most of {count} models." if count > 1 else "It is the only one to choose from.")
     else:
         found.append(
-            f"{_capital(name(winner))} keeps more, {interval(winner.row)}, at {_mb(winner.row)}; the two cannot be "
-            "told apart, and this one is the smallest of which that is so."
+            f"{_capital(name(winner))} keeps more, {interval(winner.row)}, at {_mb(winner.row)}; beyond doubt this "
+            f"smaller one loses less than {100 * choice.margin:g} points of quality against it."
         )
-    alike = [one for one in (winner, *choice.alike) if one is not ship and one is not winner]
+    if choice.few:
+        found.append(f"{_capital(choice.few)}; so it is the best by its value alone.")
+    alike = [one for one in choice.alike if one is not ship]
     if alike:
         found.append(
             f"Not distinguishable from {'it' if ship is winner else 'the best'}, {_sizes(alike, ship)}: "
             f"{_names(alike, name)}."
         )
     near = {id(one) for one in (winner, *choice.alike)}
-    worse = [one for one in choice.ranked if id(one) not in near and one.row.fingerprint not in choice.breaches]
+    worse = (
+        []
+        if choice.few
+        else [one for one in choice.ranked if id(one) not in near and one.row.fingerprint not in choice.breaches]
+    )
     if worse:
         span = _span([one.retained for one in worse])
         found.append(f"Worse beyond doubt: {_names(worse, name)} ({span} of the quality).")

@@ -3,11 +3,11 @@
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from attar.errors import AttarError, BadInput, Cancelled
 from attar.fingerprint import hash_json
@@ -27,19 +27,30 @@ class Trial:
 
     number: int
     values: Values
-    status: Literal["finished", "failed", "refused"]  # refused: it could not be planned, and nothing was computed
+    # refused: it could not be planned, and nothing was computed; outdated: what was measured is no longer what it says
+    status: Literal["finished", "failed", "refused", "outdated"]
     run: str = ""
     text: str = ""
     row: Row | None = None  # of the final model
+    label: str = ""  # the values in words, see Space.label
+    evaluation: str = ""  # fingerprint of the final measurement, as planned
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What the plan says of a variant."""
+
+    evaluation: str  # fingerprint of its final measurement
+    inputs: Mapping[str, str] = field(default_factory=dict)  # of that, role → fingerprint
+    costs: Mapping[str, float] = field(default_factory=dict)  # fingerprint of what is not there yet → seconds
 
     @property
-    def label(self) -> str:
-        """The values in words: ``temperature 4, order 1 0 2``."""
-        return ", ".join(f"{path.rpartition('.')[2]} {_told(value)}" for path, value in self.values.items())
+    def seconds(self) -> float:
+        return sum(self.costs.values())
 
 
 Carry = Callable[[Recipe, Trial], tuple[str, Report]]  # runs a variant; its run and report
-Seconds = Callable[[Recipe], float]  # what a variant would take now; raises BadInput for one that cannot work
+Foresee = Callable[[Recipe], Foreseen]  # raises BadInput for a variant that cannot work
 Hear = Callable[[Trial], None]
 
 
@@ -48,19 +59,20 @@ class Sweep:
 
     def __init__(self, document: Document, home: Home) -> None:
         self.space: Space = read(document)
+        self.store = home.store
         name = str(document.get("name", "sweep"))
         validate(self.space.assign(self._first(), 1))  # what is wrong with the whole recipe is told at once
         self.folder = home.root / "sweeps" / f"{name}-{hash_json(document)[:8]}"
 
     def trials(self) -> list[Trial]:
         """What ended so far, every variant's last word."""
-        return trials_in(self.folder)
+        return [replace(trial, label=trial.label or self.space.label(trial.values)) for trial in trials_in(self.folder)]
 
-    def go(self, carry: Carry, seconds: Seconds, hear: Hear = lambda trial: None) -> str:
+    def go(self, carry: Carry, foresee: Foresee, hear: Hear = lambda trial: None) -> str:
         """Run variants until there are no more, or the budget is spent; says which.
 
         A variant that fails or cannot be planned is recorded and does not stop the rest; one that failed before is
-        tried again.
+        tried again, and so is one that would not be measured as it was: its data, model or versions are others now.
 
         Raises:
             BadInput: no variant can be planned.
@@ -70,18 +82,20 @@ class Sweep:
         began = time.monotonic()
         choose = searcher(self.space)
         with self._alone():
-            done = {key(trial.values): trial for trial in self.trials()}
+            done = {key(trial.values): self._up_to_date(trial, foresee, hear) for trial in self.trials()}
             for known in done.values():
                 if known.status == "finished":
                     choose.told(known.values, self._score(known))
             count = sum(trial.status == "finished" for trial in done.values())
+            again = [trial.values for trial in done.values() if trial.status == "outdated"]
             refusals = 0  # one after the other
-            while (values := choose.next()) is not None:
+            while (values := again.pop(0) if again else choose.next()) is not None:
                 if search.runs is not None and count >= search.runs:
                     return f"stopped after {count} variants, as sweep.runs asks"
                 before = done.get(key(values))
                 number = before.number if before else 1 + max((other.number for other in done.values()), default=0)
-                trial = self._try(Trial(number, values, "failed"), carry, seconds, began)
+                trial = Trial(number, values, "failed", label=self.space.label(values))
+                trial = self._try(trial, carry, foresee, began)
                 if trial is None:
                     return (
                         f"stopped before variant {number}: it would end after the {search.minutes:g} minutes asked for"
@@ -99,24 +113,54 @@ class Sweep:
                 raise BadInput(f"none of the {len(done)} variants can be planned; the first: {refused[0].text}")
             return "every variant has been there"
 
-    def _try(self, trial: Trial, carry: Carry, seconds: Seconds, began: float) -> Trial | None:
+    def changed(self, trial: Trial, now: Foreseen) -> str | None:
+        """Why a finished variant has to run again; None where it would be measured as it was."""
+        if trial.row is None or now.evaluation in (trial.evaluation, trial.row.evaluation):
+            return None
+        found = self.store.find("evaluation", trial.row.evaluation)
+        if found is None or trial.evaluation not in ("", trial.row.evaluation):  # what a gate chose tells nothing
+            return "what it would be made of and measured with is not what it was"
+        others = {name for name, made in now.inputs.items() if found.inputs.get(name) != made}
+        if "origin" in others:
+            return "the model that it starts from is another"
+        if names := sorted(name.partition(".")[2] for name in others if "." in name):
+            return f"what it is measured on is not what it was ({', '.join(names)})"
+        if others:
+            return "its model would be another: data of a stage, settings or versions of libraries have changed"
+        return "it would be measured otherwise: versions of libraries, dtype or machine have changed"
+
+    def _up_to_date(self, trial: Trial, foresee: Foresee, hear: Hear) -> Trial:
+        """A finished variant as it is, or as outdated, which is written down before anything is computed."""
+        if trial.status != "finished":
+            return trial
+        try:
+            why = self.changed(trial, foresee(validate(self.space.assign(trial.values, trial.number))))
+        except BadInput as error:
+            why = str(error)
+        if why is None:
+            return trial
+        trial = replace(trial, status="outdated", text=f"runs again, for {why}", row=None)
+        self._write(trial)
+        hear(trial)
+        return trial
+
+    def _try(self, trial: Trial, carry: Carry, foresee: Foresee, began: float) -> Trial | None:
         """The variant's end; None if it does not fit into the budget."""
-        given = asdict(trial) | {"row": None}
         try:
             recipe = validate(self.space.assign(trial.values, trial.number))
-            needed = seconds(recipe)
+            planned = foresee(recipe)
         except BadInput as error:
-            return Trial(**given | {"status": "refused", "text": str(error)})
+            return replace(trial, status="refused", text=str(error))
         limit = self.space.search.minutes
-        if limit is not None and time.monotonic() - began + needed > 60 * limit:
+        if limit is not None and time.monotonic() - began + planned.seconds > 60 * limit:
             return None
         try:
             run, report = carry(recipe, trial)
         except Cancelled:
             raise
         except AttarError as error:
-            return Trial(**given | {"status": "failed", "text": str(error)})
-        return Trial(**given | {"status": "finished", "run": run, "row": report.final})
+            return replace(trial, status="failed", text=str(error))
+        return replace(trial, status="finished", run=run, row=report.final, evaluation=planned.evaluation)
 
     def _score(self, trial: Trial) -> float | None:
         if trial.row is None:
@@ -163,10 +207,6 @@ def trials_in(folder: Path) -> list[Trial]:
         row = value.pop("row")
         found[key(value["values"])] = Trial(**value, row=Row(**row) if row else None)
     return sorted(found.values(), key=lambda trial: trial.number)
-
-
-def _told(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def save(trials: list[Trial], folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -75,6 +76,12 @@ class Search(BaseModel):
         Field(description="orders of the stages, by their places in the recipe, counted from 0; one may be left out"),
     ] = []
 
+    @model_validator(mode="after")
+    def _ends(self) -> "Search":
+        if self.search != "grid" and self.runs is None and self.minutes is None:
+            raise ValueError(f"search={self.search} has no end of its own; give runs or minutes, such as runs: 20")
+        return self
+
 
 @dataclass(frozen=True)
 class Space:
@@ -89,11 +96,35 @@ class Space:
         document = copy.deepcopy(self.document)
         for path, value in values.items():
             if path != ORDER:
-                _set(document, [key.replace("~1", ".").replace("~0", "~") for key in path.split(".")], value)
+                _set(document, _keys(path), value)
         if ORDER in values:
             document["stages"] = [document["stages"][place] for place in values[ORDER]]
         document["name"] = f"{document['name']}-{number:02}"
         return document
+
+    def label(self, values: Values) -> str:
+        """The values in words: ``temperature 4, order 1 0 2``, or ``1 prune.width ffn 0.2`` where a name is not enough.
+
+        Stages have the places that the recipe gives them, counted from 1, whatever their order is.
+        """
+        names = {path: _keys(path)[-1] for path in values}
+        alike = Counter(names.values())
+        return ", ".join(
+            f"{self._where(path) if alike[name] > 1 or name.isdigit() else name} {_told(values[path])}"
+            for path, name in names.items()
+        )
+
+    def _where(self, path: str) -> str:
+        """``1 prune.width ffn``; outside of the stages, the whole path."""
+        keys = _keys(path)
+        place: Any = self.document
+        numbers, stage, inside = [], "", keys
+        for depth, key in enumerate(keys[:-1], start=1):
+            place = place[int(key) if isinstance(place, list) else key]
+            if isinstance(place, dict) and isinstance(place.get("stage", place.get("repeat")), str | int):
+                numbers.append(str(int(key) + 1))
+                stage, inside = str(place.get("stage", "repeat")), keys[depth:]
+        return " ".join(filter(None, (".".join(numbers), stage, ".".join(inside))))
 
     def grid(self) -> Iterator[Values]:
         """All combinations; the last dimension changes quickest."""
@@ -175,6 +206,14 @@ def _orders(orders: list[list[int]], document: Document) -> list[Any]:
     if any(orders.count(order) > 1 for order in orders):
         raise BadInput("sweep: an order is there twice")
     return list(orders)
+
+
+def _keys(path: str) -> list[str]:
+    return [key.replace("~1", ".").replace("~0", "~") for key in path.split(".")]
+
+
+def _told(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _set(place: Any, keys: list[str], value: Any) -> None:

@@ -20,7 +20,7 @@ from pipelines.plan import make_plan
 from pipelines.plot import GRID, INK, LINE
 from pipelines.recipe import Recipe
 from pipelines.report import Report, Row, interval
-from pipelines.sweep import Trial
+from pipelines.sweep import Foreseen, Trial
 
 
 class Runner:
@@ -31,9 +31,12 @@ class Runner:
         self.home = home
         self.track = track
 
-    def seconds(self, recipe: Recipe) -> float:
+    def foresee(self, recipe: Recipe) -> Foreseen:
         """What the plan expects of a variant, given what the others have left in the store."""
-        return float(make_plan(recipe, self.home, complete=False).seconds)
+        plan = make_plan(recipe, self.home, complete=False)
+        costs = {step.made.fingerprint: step.work.seconds for step in plan.steps if not step.cached}
+        costs |= {step.evaluation: step.measuring.seconds for step in plan.steps if not step.measured}
+        return Foreseen(plan.steps[-1].evaluation, plan.steps[-1].evaluation_inputs, costs)
 
     def carry(self, recipe: Recipe, trial: Trial) -> tuple[str, Report]:
         """Run one variant; its run and report, or the error that it ended with."""

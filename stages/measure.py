@@ -154,7 +154,7 @@ def _stamp(spec: MeasureSpec, model: Model, sat: Found, asked: dict[str, str]) -
         length=suite.length,
         dtype=spec.machine.dtype,
         tokenizer=model.facts.tokenizer,
-        device=spec.machine.device,
+        device=spec.machine.device.partition(":")[0],
         threads=spec.machine.threads,
         processor=machine.describe(spec.machine.device, spec.machine.threads).get("gpu") or machine.cpu_name(),
         prompt=suite.prompt if timed else None,

@@ -2,10 +2,24 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from attar import machine
+from attar.errors import BadInput
+from attar.suite import Suite
+
+# A driver with two devices of different names.
+DRIVER = """
+#include <stdio.h>
+int cuInit(unsigned flags) { return flags; }
+int cuDeviceGet(int *device, int ordinal) { *device = 40 + ordinal; return ordinal < 2 ? 0 : 101; }
+int cuDeviceGetName(char *name, int size, int device) { snprintf(name, size, "Some GPU %d", device - 40); return 0; }
+"""
 
 # Blocks of 8 MiB, every other one freed: how much of these goes back to the system?
 FREE = """
@@ -33,3 +47,42 @@ def gone(call: str) -> int:
 def test_large_blocks_between_others_go_back_when_they_are_freed() -> None:
     assert gone("") < 80
     assert gone("machine.give_back_large_blocks()") > 150
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVIDIA's, as far as it is asked for names."""
+    source = tmp_path / "driver.c"
+    source.write_text(DRIVER)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(source)], check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    machine.gpu_name.cache_clear()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to make a driver with")
+def test_speed_is_known_by_what_computes_it(driver: None) -> None:
+    """The evaluation of a GPU is not that of another, whatever the CPU beside it; without speed, any is."""
+    suites = {speed: Suite(speed=speed) for speed in (True, False)}
+    places = [machine.measuring(device, "bfloat16", 2, True) for device in ("cpu", "cuda", "cuda:0", "cuda:1")]
+    assert [place["processor"] for place in places] == [machine.cpu_name(), *["Some GPU 0"] * 2, "Some GPU 1"]
+    cpu, first, same, second = (suites[True].fingerprint({}, place) for place in places)
+    assert first == same and len({cpu, first, second}) == 3
+    quality = [
+        machine.measuring(device, "bfloat16", threads, False) for device, threads in (("cuda", 2), ("cuda:1", 4))
+    ]
+    assert quality == [{"device": "cuda", "dtype": "bfloat16"}] * 2
+    with pytest.raises(BadInput, match=r"device='cuda:7': NVIDIA's driver does not tell its name \(.* error 101\)"):
+        machine.gpu_name("cuda:7")
+
+
+def test_the_name_of_an_evaluation_on_a_cpu_stays_what_it_was() -> None:
+    timed = {"device": "cpu", "dtype": "float32", "threads": 2, "processor": machine.cpu_name()}
+    assert machine.measuring("cpu", "float32", 2, timed=True) == timed
+    assert machine.measuring("cpu", "float32", 2, timed=False) == {"device": "cpu", "dtype": "float32"}
+
+
+@pytest.mark.skipif(bool(machine.gpu_count()), reason="there is a driver")
+def test_without_a_driver_a_gpu_has_no_name() -> None:
+    machine.gpu_name.cache_clear()
+    with pytest.raises(BadInput, match=r"driver does not tell its name .*libcuda.*; use device=cpu"):
+        machine.gpu_name("cuda")

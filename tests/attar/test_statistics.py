@@ -8,7 +8,7 @@ import pytest
 
 from attar.errors import BadInput
 from attar.scores import Scores, of_answers
-from attar.statistics import above_chance, difference, holm, mean_interval, perplexity_retained, sign_flip
+from attar.statistics import above_chance, difference, fewest, holm, mean_interval, perplexity_retained, sign_flip
 
 GENERATOR = np.random.default_rng
 
@@ -141,3 +141,24 @@ def test_several_tests_together_err_no_more_often_than_one() -> None:
     assert holm([0.05]) == [False] and holm([]) == []
     rng = GENERATOR(7)
     assert sum(any(holm(row.tolist())) for row in rng.random((1000, 20))) < 70
+
+
+@pytest.mark.parametrize("tests", [1, 2, 5, 40, 100])
+def test_of_fewer_documents_no_test_can_hold_and_of_so_many_one_can(tests: int) -> None:
+    needed = fewest(tests)
+    assert needed is not None
+    best = sign_flip(np.ones(needed), GENERATOR(0))
+    assert holm([best, *[1.0] * (tests - 1)])[0] and needed >= 6
+    if needed > 6:
+        assert not any(holm([sign_flip(np.ones(needed - 1), GENERATOR(0))] * tests))
+
+
+def test_of_too_many_tests_none_can_hold_whatever_the_documents() -> None:
+    assert fewest(600) is None and not any(holm([sign_flip(np.ones(200), GENERATOR(0))] * 600))
+
+
+def test_intervals_that_hold_together_are_wider() -> None:
+    rng = GENERATOR(12)
+    a, b = text(rng.normal(3, 0.3, 30)), text(rng.normal(3.1, 0.3, 30))
+    one, ten = perplexity_retained(b, a), perplexity_retained(b, a, tests=10)
+    assert ten.low < one.low < one.value == ten.value < one.high < ten.high

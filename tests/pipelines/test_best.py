@@ -43,14 +43,44 @@ def test_the_best_is_the_best_within_the_limits(stocked: "Shelf") -> None:
     assert best.choose(stocked.home, best.limits("59MB")).winner.row.name == "small"
 
 
-def test_what_cannot_be_told_apart_is_named_and_the_smallest_pointed_out(stocked: "Shelf") -> None:
+def test_what_cannot_be_told_apart_is_named_and_offered_only_if_it_is_as_good(stocked: "Shelf") -> None:
+    """Scores so noisy that no difference is seen do not make a model as good; a margin that is wide enough does."""
     stocked.run("r3", "noise", ("noisy", 30 * MB, 0.03))
     found = best.choose(stocked.home)
-    assert (found.winner.row.name, names(found.alike), found.smallest.row.name) == ("large", ["noisy"], "noisy")
+    assert (found.winner.row.name, names(found.alike), found.smallest.row.name) == ("large", ["noisy"], "large")
+    assert "of no smaller one it is beyond doubt that it loses less than 1 point of headline" in shown(found)
+    lenient = best.choose(stocked.home, margin=0.3)
+    assert (names(lenient.alike), names(lenient.as_good)) == (["noisy"], ["noisy", "middle", "small"])
+    text = shown(lenient)
+    assert "the smallest that loses less than 30 points of headline" in text and "noisy of run r3, 30.0 MB" in text
+    assert str(stocked.store("noisy")) in text and lenient.as_json()["smallest"] == hash_json("noisy")
+
+
+def test_what_is_worse_by_less_than_the_margin_is_as_good_though_the_difference_is_real(shelf: "Shelf") -> None:
+    shelf.run("r1", "mine", ("large", 90 * MB, 0.02), ("middle", 60 * MB, 0.023))
+    shelf.measure(hash_json("x"), shelf.losses(0.1))
+    found = best.choose(shelf.home)
+    assert (names(found.alike), names(found.as_good), found.smallest.row.name) == ([], ["middle"], "middle")
+    assert best.choose(shelf.home, margin=0.001).smallest.row.name == "large"
+
+
+def test_too_few_documents_offer_nothing_smaller(shelf: "Shelf", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of six documents the rarest signs are too common for two comparisons at once, whatever the models are."""
+    monkeypatch.setattr(type(shelf), "BASE", shelf.BASE[:6])
+    shelf.run("r1", "mine", ("large", 90 * MB, 0.02), ("middle", 60 * MB, 0.021), ("small", 50 * MB, 0.5))
+    found = best.choose(shelf.home)
+    assert (found.winner.row.name, found.alike, found.smallest) == ("large", (), found.winner)
+    told = "too few documents to tell them apart (6; at least 7 needed for 2 comparisons)"
+    assert found.few == told and found.as_json()["note"] == told
+    assert f"{told}; so no smaller one is offered" in shown(found) and "≈ not" not in shown(found)
+    alone = best.choose(shelf.home, best.limits(None, ["headline=0.8"]))
+    assert alone.few is None and alone.smallest.row.name == "middle"
+
+
+def shown(found: best.Choice) -> str:
     console = Console(record=True, width=300)
     best.show(console, found)
-    text = console.export_text()
-    assert "the smallest is noisy of run r3: 30.0 MB" in text and str(stocked.store("noisy")) in text
+    return console.export_text()
 
 
 def test_only_what_is_comparable_is_ranked_together(stocked: "Shelf") -> None:

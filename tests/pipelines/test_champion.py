@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens
 HEADLINE = Champion(line="l")
+SMALLER, LENIENT = (Champion(line="l", measure="bytes", quality_margin=margin) for margin in (0.01, 0.5))
 
 
 def standing(name: str, more: float, noise: float = 0.01, size: float = 100.0, **parts: Any) -> Standing:
@@ -61,9 +62,15 @@ def standing(name: str, more: float, noise: float = 0.01, size: float = 100.0, *
             standing("n", 0.3, size=50),
             standing("l 1", 0.2),
             False,
-            "worse in head",
+            "smaller: .* worse in headline by 7.6 points, where 1 is the margin",
         ),
         (Champion(line="l", measure="bytes"), standing("n", 0.1), standing("l 1", 0.2), False, "the margin 0"),
+        # Not distinguishable, and yet nobody knows it to be as good.
+        (SMALLER, standing("n", 0.21, 0.3, size=50), standing("l 1", 0.2), False, "worse in headline by .* 1 is the m"),
+        (LENIENT, standing("n", 0.21, 0.3, size=50), standing("l 1", 0.2), True, "smaller: bytes .* 50 is the margin"),
+        # Distinguishable, and yet less than the margin.
+        (SMALLER, standing("n", 0.205, size=50), standing("l 1", 0.2), True, "worse in headline by 0.. points"),
+        (SMALLER, standing("n", 0.1, size=50), Standing("l 1", {"bytes": 60}, {}, {}), False, "is not in this home"),
         (Champion(line="l", measure="kl"), standing("n", 0.1), standing("l 1", 0.2), False, "not measured on every"),
     ],
 )
@@ -85,6 +92,9 @@ def test_a_policy_is_a_part_of_the_recipe(document: dict[str, Any]) -> None:
     assert validate(document | {"champion": {"line": "mine"}}).champion == Champion(line="mine")
     with pytest.raises(BadInput, match=r"unknown key 'champion.marginn'; did you mean 'margin'"):
         validate(document | {"champion": {"line": "mine", "marginn": 1}})
+    assert validate(document | {"champion": {"line": "m", "measure": "bytes", "quality_margin": 0.02}})
+    with pytest.raises(BadInput, match=r"champion.quality_margin goes with measure: bytes, and the measure is kl"):
+        validate(document | {"champion": {"line": "mine", "measure": "kl", "quality_margin": 0.02}})
     with pytest.raises(BadInput, match=r"champion.line='\.\./x'"):
         validate(document | {"champion": {"line": "../x"}})
 

@@ -1,6 +1,7 @@
 """Sweeps: what they vary, in which order, and that they go on where they were."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 import pytest
 
 from attar.errors import BadInput, Cancelled, StageFailed
-from pipelines import recipe_yaml
+from attar.fingerprint import hash_json
+from pipelines import cli, recipe_yaml, sweep_cost
 from pipelines.front import front
 from pipelines.home import Home
 from pipelines.recipe import Recipe, load, validate
 from pipelines.report import Report, Row
 from pipelines.searching import searcher
-from pipelines.sweep import Sweep, Trial
+from pipelines.sweep import Foreseen, Sweep, Trial
 from pipelines.sweep_space import ORDER, read
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -31,8 +33,9 @@ def swept(document: dict[str, Any], **block: Any) -> dict[str, Any]:
 class Runner:
     """Carries variants out in no time: the model that keeps more channels is larger and better."""
 
-    def __init__(self, fails: tuple[int, ...] = (), stops_at: int | None = None) -> None:
+    def __init__(self, fails: tuple[int, ...] = (), stops_at: int | None = None, data: str = "text") -> None:
         self.fails = fails
+        self.data = data
         self.stops_at = stops_at
         self.names: list[str] = []
 
@@ -43,13 +46,17 @@ class Runner:
         if trial.number in self.fails:
             raise StageFailed("it broke")
         ffn = recipe.stages[0]["ffn"]
-        row = replace(ROW, bytes=round(100 * (1 - ffn)), retained=1 - ffn)
+        evaluation = self.foresee(recipe).evaluation
+        row = replace(ROW, bytes=round(100 * (1 - ffn)), retained=1 - ffn, evaluation=evaluation)
         return f"run-{trial.number}", Report("run", recipe.name, (row,))
 
-    def seconds(self, recipe: Recipe) -> float:
-        if recipe.stages[1]["group_size"] == 64:
+    def foresee(self, recipe: Recipe) -> Foreseen:
+        """Pruned once for all group sizes; group sizes of 64 are impossible."""
+        ffn, size = recipe.stages[0]["ffn"], recipe.stages[1]["group_size"]
+        if size == 64:
             raise BadInput("64 does not divide 96")
-        return 30.0
+        inputs = {"model": f"{ffn} {size} of {self.data}", "data.other": self.data}
+        return Foreseen(hash_json(inputs), inputs, {f"pruned {ffn}": 20.0, f"packed {ffn} {size}": 10.0})
 
 
 def test_a_grid_is_every_combination(document: dict[str, Any]) -> None:
@@ -75,7 +82,7 @@ def test_ranges_are_lists_with_a_step_and_continuous_without(document: dict[str,
     document["stages"][0]["ffn"] = {"sweep": {"low": 0.001, "high": 0.5, "log": True}}
     with pytest.raises(BadInput, match=r"stages\.0\.ffn: a grid needs the range's step"):
         list(read(document).grid())
-    drawn = searcher(read(document | {"sweep": {"search": "random"}}))
+    drawn = searcher(read(document | {"sweep": {"search": "random", "runs": 3}}))
     values = [proposed["stages.0.ffn"] for proposed in iter(drawn.next, None) for _ in [drawn.told(proposed, None)]][:3]
     assert all(0.001 <= value <= 0.5 for value in values)
 
@@ -90,6 +97,8 @@ def test_ranges_are_lists_with_a_step_and_continuous_without(document: dict[str,
             "orders move the stages, which gates name by their places",
         ),
         ({"sweep": ["tpe"]}, "sweep: holds"),
+        ({"sweep": {"search": "tpe", "seed": 3}}, "sweep: search=tpe has no end of its own; give runs or minutes"),
+        ({"sweep": {"search": "random"}}, "sweep: search=random has no end of its own"),
         ({"seed": {"sweep": []}}, "seed: sweep needs a list of different values"),
         ({"seed": {"sweep": {"low": 3, "high": 1}}}, "seed: sweep: low=3 is not below high=1"),
         ({"seed": {"sweep": [1, 2], "also": 1}}, "seed: 'also' stands beside sweep"),
@@ -109,12 +118,12 @@ def test_a_recipe_without_holes_is_no_sweep(document: dict[str, Any]) -> None:
 def test_a_failed_variant_does_not_stop_the_rest_and_is_tried_again(document: dict[str, Any], tmp_path: Path) -> None:
     sweep = Sweep(swept(document), Home(tmp_path))
     first = Runner(fails=(2,))
-    assert sweep.go(first.carry, first.seconds) == "every variant has been there"
+    assert sweep.go(first.carry, first.foresee) == "every variant has been there"
     states = [trial.status for trial in sweep.trials()]
     assert states == ["finished", "failed", "refused", "finished", "finished", "refused"]
     assert "does not divide" in sweep.trials()[2].text
     again = Runner()
-    sweep.go(again.carry, again.seconds)
+    sweep.go(again.carry, again.foresee)
     assert again.names == ["small-02"]
     assert [trial.status for trial in sweep.trials()].count("finished") == 4
 
@@ -122,9 +131,9 @@ def test_a_failed_variant_does_not_stop_the_rest_and_is_tried_again(document: di
 def test_what_was_stopped_goes_on_there(document: dict[str, Any], tmp_path: Path) -> None:
     stopped = Runner(stops_at=4)
     with pytest.raises(Cancelled):
-        Sweep(swept(document), Home(tmp_path)).go(stopped.carry, stopped.seconds)
+        Sweep(swept(document), Home(tmp_path)).go(stopped.carry, stopped.foresee)
     going_on = Runner()
-    Sweep(swept(document), Home(tmp_path)).go(going_on.carry, going_on.seconds)
+    Sweep(swept(document), Home(tmp_path)).go(going_on.carry, going_on.foresee)
     assert stopped.names + going_on.names == ["small-01", "small-02", "small-04", "small-05"]
 
 
@@ -132,7 +141,7 @@ def test_what_was_stopped_goes_on_there(document: dict[str, Any], tmp_path: Path
 def test_the_budget_ends_it(document: dict[str, Any], tmp_path: Path, block: dict[str, Any], count: int) -> None:
     runner = Runner()
     sweep = Sweep(swept(document, **block), Home(tmp_path))
-    told = sweep.go(runner.carry, runner.seconds)
+    told = sweep.go(runner.carry, runner.foresee)
     assert len(runner.names) == count
     assert told == "every variant has been there" if count == 4 else told.startswith("stopped")
 
@@ -142,7 +151,7 @@ def test_a_search_repeats_nothing_and_is_the_same_twice(document: dict[str, Any]
     tried = []
     for name in ("one", "two"):
         runner = Runner()
-        Sweep(swept(document, search=search, runs=3, seed=1), Home(tmp_path / name)).go(runner.carry, runner.seconds)
+        Sweep(swept(document, search=search, runs=3, seed=1), Home(tmp_path / name)).go(runner.carry, runner.foresee)
         trials = Sweep(swept(document, search=search, runs=3, seed=1), Home(tmp_path / name)).trials()
         assert sum(trial.status == "finished" for trial in trials) == 3
         assert len({json.dumps(trial.values) for trial in trials}) == len(trials)
@@ -156,7 +165,7 @@ def test_tpe_goes_where_it_is_good(document: dict[str, Any], tmp_path: Path) -> 
     document["sweep"] = {"search": "tpe", "runs": 40}
     sweep = Sweep(document, Home(tmp_path))
     runner = Runner()
-    sweep.go(runner.carry, runner.seconds)
+    sweep.go(runner.carry, runner.foresee)
     late = [trial.values["stages.0.ffn"] for trial in sweep.trials()[20:]]
     assert sum(value < 0.09 for value in late) > 5
 
@@ -164,7 +173,7 @@ def test_tpe_goes_where_it_is_good(document: dict[str, Any], tmp_path: Path) -> 
 def test_two_processes_do_not_go_on_with_one_sweep(document: dict[str, Any], tmp_path: Path) -> None:
     sweep = Sweep(swept(document), Home(tmp_path))
     with sweep._alone(), pytest.raises(BadInput, match="going on already"):
-        sweep.go(Runner().carry, Runner().seconds)
+        sweep.go(Runner().carry, Runner().foresee)
 
 
 def test_no_point_of_the_front_is_beaten() -> None:
@@ -194,11 +203,11 @@ def test_a_key_with_dots_can_be_swept(document: dict[str, Any]) -> None:
 def test_a_line_that_a_kill_cut_short_is_tried_again(document: dict[str, Any], tmp_path: Path) -> None:
     sweep = Sweep(swept(document), Home(tmp_path))
     first = Runner()
-    sweep.go(first.carry, first.seconds)
+    sweep.go(first.carry, first.foresee)
     trials = sweep.folder / "trials.jsonl"
     trials.write_text(trials.read_text().rstrip()[:-20])
     again = Runner()
-    sweep.go(again.carry, again.seconds)
+    sweep.go(again.carry, again.foresee)
     assert len(sweep.trials()) == 6 and [trial.status for trial in sweep.trials()].count("finished") == 4
 
 
@@ -206,5 +215,114 @@ def test_a_line_that_a_kill_cut_short_is_tried_again(document: dict[str, Any], t
 def test_a_search_whose_variants_all_fail_ends(document: dict[str, Any], tmp_path: Path, search: str) -> None:
     document["stages"][0]["ffn"] = {"sweep": {"low": 0.1, "high": 0.9}}
     runner = Runner(fails=tuple(range(1, 100)))
-    told = Sweep(document | {"sweep": {"search": search, "runs": 3}}, Home(tmp_path)).go(runner.carry, runner.seconds)
+    told = Sweep(document | {"sweep": {"search": search, "runs": 3}}, Home(tmp_path)).go(runner.carry, runner.foresee)
     assert len(runner.names) == 3 and told.startswith("stopped after 3 variants")
+
+
+def test_what_was_finished_is_run_again_when_it_would_be_measured_otherwise(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    """And says why; what did not change stays."""
+    home = Home(tmp_path)
+    first = Runner(stops_at=5)
+    with pytest.raises(Cancelled):
+        Sweep(swept(document), home).go(first.carry, first.foresee)
+    draft = home.store.draft("evaluation", Runner().foresee(_recipe(document, 0.125, 16)).evaluation)
+    inputs = Runner().foresee(_recipe(document, 0.125, 16)).inputs
+    home.store.commit("evaluation", draft.name.removeprefix("evaluation-"), draft, {"inputs": dict(inputs)})
+
+    other, heard = Runner(stops_at=2, data="text of today"), list[Trial]()
+    sweep = Sweep(swept(document), home)
+    with pytest.raises(Cancelled):
+        sweep.go(other.carry, other.foresee, heard.append)
+    told = [(trial.number, trial.status, trial.text) for trial in heard]
+    assert told[:2] == [
+        (1, "outdated", "runs again, for what it is measured on is not what it was (other)"),
+        (2, "outdated", "runs again, for what it would be made of and measured with is not what it was"),
+    ]
+    # Nothing of before is ranked with what is new, also where this is stopped.
+    assert [trial.status for trial in sweep.trials()] == ["finished", "outdated", "refused", "outdated"]
+    again = Runner(data="text of today")
+    sweep.go(again.carry, again.foresee)
+    assert other.names + again.names == ["small-01", "small-02", "small-04", "small-05"]
+    last = Runner(data="text of today")
+    sweep.go(last.carry, last.foresee)
+    assert last.names == []
+
+
+def _recipe(document: dict[str, Any], ffn: float, size: int) -> Recipe:
+    space = read(swept(document))
+    return validate(space.assign({"stages.0.ffn": ffn, "stages.1.group_size": size}, 1))
+
+
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_a_search_runs_again_what_is_outdated(document: dict[str, Any], tmp_path: Path, search: str) -> None:
+    document["stages"][0]["ffn"] = {"sweep": {"low": 0.1, "high": 0.9}}
+    document["sweep"] = {"search": search, "runs": 7}
+    first, again = Runner(), Runner(data="text of today")
+    for runner in (first, again):
+        Sweep(document, Home(tmp_path)).go(runner.carry, runner.foresee)
+    trials = Sweep(document, Home(tmp_path)).trials()
+    assert [trial.status for trial in trials] == ["finished"] * 7 and first.names == again.names
+
+
+def test_a_record_that_says_nothing_of_its_plan_is_judged_by_its_row(document: dict[str, Any], tmp_path: Path) -> None:
+    sweep, runner = Sweep(swept(document), Home(tmp_path)), Runner()
+    sweep.go(runner.carry, runner.foresee)
+    path = sweep.folder / "trials.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines() if line]
+    kept = [{name: value for name, value in one.items() if name not in ("evaluation", "label")} for one in records]
+    path.write_text("".join(json.dumps(one) + "\n" for one in kept))
+    again = Runner()
+    sweep.go(again.carry, again.foresee)
+    assert again.names == [] and sweep.trials()[0].label == "ffn 0.125, group_size 16"
+
+
+def test_labels_name_the_stage_where_two_settings_are_called_alike(document: dict[str, Any]) -> None:
+    document["stages"][1]["windows"] = {"sweep": [4, 8]}
+    document["stages"][0] |= {"windows": {"sweep": [2]}, "ffn": {"sweep": [0.2]}}
+    space = read(document)
+    assert [space.label(values) for values in space.grid()] == [
+        "ffn 0.2, 1 prune.width windows 2, 2 quantize.rtn windows 4",
+        "ffn 0.2, 1 prune.width windows 2, 2 quantize.rtn windows 8",
+    ]
+    inner = [{"stage": "prune.width", "ffn": {"sweep": [0.1]}}, {"stage": "prune.width", "ffn": {"sweep": [0.3]}}]
+    document["stages"] = [{"stage": "quantize.rtn"}, {"repeat": 2, "stages": inner}]
+    document["seed"] = {"sweep": [1]}
+    space = read(document)
+    assert space.label(next(space.grid())) == "2.1 prune.width ffn 0.1, 2.2 prune.width ffn 0.3, seed 1"
+
+
+def test_what_variants_share_is_expected_once(document: dict[str, Any], tmp_path: Path) -> None:
+    sweep, runner = Sweep(swept(document), Home(tmp_path)), Runner()
+    found = list(sweep_cost.expected(sweep, runner.foresee))
+    assert [one.seconds for one in found] == [30.0, 10.0, 0.0, 30.0, 10.0, 0.0]
+    assert [one.trial.status for one in found][2] == "refused" and "does not divide" in found[2].trial.text
+    assert runner.names == [] and not sweep.folder.exists()
+    sweep.go(runner.carry, runner.foresee)
+    assert [one.trial.status for one in sweep_cost.expected(sweep, runner.foresee)].count("finished") == 4
+    limited = Sweep(swept(document, minutes=1.2), Home(tmp_path / "other"))
+    assert [one.seconds for one in sweep_cost.expected(limited, runner.foresee)] == [30.0, 10.0, 0.0, 30.0]
+    drawn = Sweep(swept(document, search="random", runs=3), Home(tmp_path / "third"))
+    expected = [one.trial.values for one in sweep_cost.expected(drawn, runner.foresee)]
+    drawn.go(runner.carry, runner.foresee)
+    assert [trial.values for trial in drawn.trials()] == expected
+
+
+def test_a_dry_run_says_what_it_will_cost_and_runs_nothing(
+    document: dict[str, Any], home: Path, write: Callable[[Any], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    document["stages"][1]["bits"] = {"sweep": [4, 8]}
+    for more in ([], ["--json"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["sweep", str(write(document)), "--dry-run", "--home", str(home), *more])
+        assert end.value.code == 0
+        printed = capsys.readouterr().out
+        if more:
+            found = json.loads(printed)
+            first, second = (one["seconds"] for one in found["variants"])
+            # Origin, pruned and packed model once each, and the last one of the second.
+            assert 0 < second < first and found["seconds"] == first + second
+        else:
+            assert "01 bits 4: " in printed and "in all, what variants share counted once" in printed
+    assert not (home / "runs").exists() and not (home / "sweeps").exists()

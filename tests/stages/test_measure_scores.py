@@ -14,6 +14,7 @@ import null_sets
 
 from attar import scores
 from attar.data import DataSettings
+from attar.errors import BadInput
 from attar.model import Model
 from attar.sources import folder_fingerprint
 from attar.statistics import perplexity_retained
@@ -79,3 +80,23 @@ def test_null_sets_of_two_models_are_rarely_called_different(home: Path) -> None
     one, two = (scores.load(evaluation(home, which))["loss/other"] for which in ("origin", "noised"))
     assert perplexity_retained(one, two).items == len(one.ids)
     assert null_sets.null_verdicts(one, two, sets=1000) <= 5 * null_sets.ALLOWED
+
+
+def test_a_table_of_two_evaluations_keeps_the_part_that_was_not_asked_for(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "null_sets.json"
+    out.write_text('{"noise": [1]}')
+    names = [evaluation(home, which).name for which in ("origin", "noised")]
+    monkeypatch.setattr(sys, "argv", ["null_sets.py", *names, "--home", str(home), "--out", str(out)])
+    code = null_sets.main()
+    written = json.loads(out.read_text())
+    found = written["null_sets"]
+    assert written["noise"] == [1] and [one["evaluations"] for one in found] == [names] * 2
+    assert (code == 0) == all(one["figures"]["called_different"] <= null_sets.ALLOWED for one in found)
+    printed = capsys.readouterr().out
+    assert all(one["what"] in printed for one in found)
+    with pytest.raises(BadInput, match=r"no two compressed models were measured alike"):
+        null_sets.newest_pair(home)
+    with pytest.raises(BadInput, match=r"has no evaluation '\.\./x'"):
+        null_sets.null_sets("../x", names[0], home)
