@@ -81,7 +81,8 @@ def of_one(report: Report, status: str, text: str = "") -> tuple[str, list[str]]
 
 def came_to(row: Row) -> str:
     """``2.46× smaller than the origin (111.0 MB), keeps 66.1 % (63.0–68.4) of its quality``."""
-    return f"{row.compression_ratio:.2f}× smaller than the origin ({_mb(row)}), keeps {interval(row)} of its quality"
+    smaller = f"{row.compression_ratio:.2f}× smaller than" if row.compression_ratio >= 1.005 else "no smaller than"
+    return f"{smaller} the origin ({_mb(row)}), keeps {interval(row)} of its quality"
 
 
 def _names(ones: Sequence[Candidate], name: Name) -> str:

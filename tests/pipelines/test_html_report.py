@@ -162,7 +162,7 @@ def test_a_sweep_says_which_to_ship_and_why(swept: "Shelf", tmp_path: Path) -> N
     rows = {n: report.load(swept.home.runs / f"2026-{n}-mine-0{n}").final for n in (1, 2, 3, 4)}  # type: ignore[union-attr]
     assert "Ship 01 (ffn 0.1, bits 8): " in parsed.text and interval(rows[1]) in parsed.text
     assert "Worse beyond doubt: 02, 03, 04" in parsed.text
-    assert "If it must be smaller: 04, 40.0 MB" in parsed.text and "02, 50.0 MB" in parsed.text
+    assert "If it must be smaller: 02, 50.0 MB" in parsed.text and "; 04, 40.0 MB" in parsed.text
     table = [cells for cells in rows_of(parsed) if len(cells) > 5 and cells[1] in ("01", "02", "03", "04")]
     assert [cells[:2] for cells in table] == [["★", "01"], ["◆", "02"], ["◆", "04"], ["○", "03"]]
     for cells in table:
