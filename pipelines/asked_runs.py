@@ -94,7 +94,7 @@ def of_sweep(home: Home, folder: Path) -> Asked:
         if trial.run and trial.row is not None and report.load(place) is not None:
             shown.append((read(place, f"{trial.number:02}"), trial.values))
         else:
-            failures.append(f"{trial.number:02} ({trial.label}) {trial.status}: {trial.text or 'its run is gone'}")
+            failures.append(trial)
     if not shown:
         raise BadInput(f"no variant of the sweep {name} has finished yet; see {folder}")
     headings = _headings(*shown[0])
@@ -102,7 +102,11 @@ def of_sweep(home: Home, folder: Path) -> Asked:
         Shown(**vars(one) | {"values": {headings[path]: _word(one, path, value) for path, value in values.items()}})
         for one, values in shown
     ]
-    return Asked(name, tuple(runs), tuple(failures), is_sweep=True)
+    told = []
+    for trial in failures:
+        values = ", ".join(f"{headings.get(path, path)} {_plain(value)}" for path, value in trial.values.items())
+        told.append(f"{trial.number:02} ({values}) {trial.status}: {trial.text or 'its run is gone'}")
+    return Asked(name, tuple(runs), tuple(told), is_sweep=True)
 
 
 def read(folder: Path, tag: str = "1", end: tuple[str, str] | None = None) -> Shown:
