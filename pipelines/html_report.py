@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from attar.errors import BadInput
@@ -145,6 +146,8 @@ def _save(text: str, path: Path) -> Path:
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
         raise BadInput(
             f"the report cannot be written to {path} ({error.strerror}); name another file with --out"
         ) from None
