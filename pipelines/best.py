@@ -98,22 +98,28 @@ def choose(home: Home, asked: Sequence[Gate] = (), recipe: str | None = None, ma
     """
     groups = candidates.read(home)
     group = candidates.of_recipe(groups, recipe)
+    return among(group, tuple(other for other in groups if other is not group), home.store, asked, margin)
+
+
+def among(
+    group: Group, others: tuple[Group, ...], store: Store, asked: Sequence[Gate] = (), margin: float = MARGIN
+) -> Choice:
+    """The same of one group, beside others that are not ranked with it."""
     ranked = sorted(group.candidates, key=lambda one: (-one.retained, one.bytes))
-    judged = {one.row.fingerprint: _breached(one, group, asked, home.store) for one in ranked}
+    judged = {one.row.fingerprint: _breached(one, group, asked, store) for one in ranked}
     breaches = {name: "; ".join(texts) for name, texts in judged.items() if texts}
     fitting = [one for one in ranked if one.row.fingerprint not in breaches]
     if not fitting:
-        nearest = min(ranked, key=lambda one: _distance(one, asked, home.store))
+        nearest = min(ranked, key=lambda one: _distance(one, asked, store))
         rules = ", ".join(gate.rule for gate in asked)
         raise BadInput(
             f"none of the {len(ranked)} models made of {group.label} keeps {rules}; the nearest is {nearest.label}: "
             f"{breaches[nearest.row.fingerprint]}; its folder is {nearest.row.folder}"
         )
     winner, *rest = fitting
-    alike, few = _alike(winner, rest, home.store)
-    equals = () if few else _as_good(winner, rest, margin, home.store)
+    alike, few = _alike(winner, rest, store)
+    equals = () if few else _as_good(winner, rest, margin, store)
     smallest = min((winner, *equals), key=lambda one: one.bytes)
-    others = tuple(other for other in groups if other is not group)
     return Choice(
         group, tuple(ranked), breaches, winner, alike, smallest, tuple(front(ranked)), others, equals, margin, few
     )

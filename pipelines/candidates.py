@@ -1,7 +1,7 @@
 """Reads every model that was ever measured in a home, in groups whose results may be ranked together."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from attar.store import MANIFEST, Artifact, Store
 from pipelines import report
 from pipelines.home import Home
 from pipelines.inventory import FINGERPRINT
-from pipelines.report import Reference, Row
+from pipelines.report import Reference, Report, Row
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,23 @@ def of_recipe(groups: list[Group], recipe: str | None) -> Group:
     return groups[max(newest)[1]]
 
 
+def of_runs(reports: Sequence[Report], store: Store) -> list[Group]:
+    """The results of some runs and of nothing else, the largest group first; a model counts once."""
+    found: dict[str, dict[str, Candidate]] = {}
+    labels: dict[str, str] = {}
+    for when, made in enumerate(reports):
+        row, measured = made.final, store.find("evaluation", made.final.evaluation)
+        if not row.step or measured is None:
+            continue
+        result = json.loads((measured.folder / "result.json").read_text())
+        if (key := group(result, "headline")) is not None:
+            one = Candidate(row, made.rows[0], result, float(when), made.run, made.recipe)
+            found.setdefault(key, {})[row.fingerprint] = one
+            labels[key] = _how(result)
+    made_of = [Group("the origin", labels[key], tuple(ones.values())) for key, ones in found.items()]
+    return sorted(made_of, key=lambda one: -len(one.candidates))
+
+
 Entry = tuple[Artifact, dict[str, Any]]  # an evaluation and its result
 
 
@@ -153,9 +170,13 @@ def _group(store: Store, entries: list[Entry], told: dict[str, _Told], folders: 
             newest[one.row.fingerprint] = one
     if not newest:
         return None
-    stamp = entries[0][1][KEY]
-    how = f"{stamp.get('windows')} windows of {stamp.get('length')} tokens, {stamp.get('dtype')}"
+    how = _how(entries[0][1])
     return Group(origin.name, how, tuple(sorted(newest.values(), key=lambda one: one.when, reverse=True)))
+
+
+def _how(result: dict[str, Any]) -> str:
+    stamp = result[KEY]
+    return f"{stamp.get('windows')} windows of {stamp.get('length')} tokens, {stamp.get('dtype')}"
 
 
 def _candidate(

@@ -10,11 +10,11 @@ from typing import Any
 
 import stages
 from attar.checkpoint import read_facts
+from attar.credentials import without_credentials
 from attar.data.settings import EMBEDDED, TOPICS
 from attar.errors import BadInput
 from attar.stamp import HASH, KEY
 from pipelines import task_figures
-from pipelines.credentials import without_credentials
 from pipelines.lineage import Lineage
 from pipelines.report import HELD_OUT, OTHER, Row, interval
 from stages.base import Stage

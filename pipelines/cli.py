@@ -357,6 +357,7 @@ def _end(home: "Home", folder: Path, tracked: bool) -> None:
     """Where everything is, and how to look at it in MLflow."""
     console = _console(stderr=False)
     lines: list[tuple[str, Callable[[], str | None]]] = [
+        ("report", lambda: str(folder / "report.html")),
         ("plot", lambda: str(folder / "pareto.png")),
         ("models", lambda: str(folder / "models")),
     ]

@@ -1,6 +1,7 @@
-"""The commands that choose among what was made: ``attar best`` and ``attar champion``."""
+"""The commands that choose among what was made: ``attar best``, ``attar report`` and ``attar champion``."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from pipelines.cli_options import AsJson, HomeFolder
 def add(app: typer.Typer) -> None:
     """Make them commands of the command line."""
     app.command()(best)
+    app.command()(report)
     app.command()(champion)
 
 
@@ -48,6 +50,29 @@ def best(
         typer.echo(json.dumps(found.as_json(), indent=1))
     else:
         choosing.show(Console(), found)
+
+
+def report(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="runs, or a sweep's name (all its variants), or a recipe's [default: the newest run]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="[default: report.html in the run's folder; of several: report-NAME.html here]"
+        ),
+    ] = None,
+    home: HomeFolder = None,
+) -> None:
+    """Write one page about runs that opens anywhere without a network: which to ship, why, and how to make it again."""
+    from pipelines import html_report
+    from pipelines.home import Home
+
+    typer.echo(html_report.write(Home.open(home), runs or (), out))
 
 
 def champion(

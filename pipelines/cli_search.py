@@ -38,7 +38,8 @@ def sweep(
     """
     from rich.console import Console
 
-    from pipelines import recipe_yaml, variants
+    from attar.errors import first_line
+    from pipelines import html_report, recipe_yaml, variants
     from pipelines.home import Home
     from pipelines.sweep import Sweep, Trial, save
 
@@ -62,6 +63,11 @@ def sweep(
     path = save(found, going.folder)
     picture = variants.plot(found, f"{document['name']}: {len(found)} variants", going.folder / "pareto.png")
     files = [picture, path, variants.table(found, going.folder / "sweep.csv")]
+    try:
+        files.append(html_report.write_sweep(place, going.folder))
+        page = str(files[-1])
+    except Exception as error:  # all figures are there without it
+        page = f"was not written ({type(error).__name__}: {first_line(error)})"
     compared = _tracked(place, document, going.folder, found, files) if track else None
     if as_json:
         typer.echo(json.dumps({"why": why, "trials": json.loads(path.read_text())}, indent=1))
@@ -69,6 +75,7 @@ def sweep(
     out = Console()
     variants.show(out, found)
     out.print(f"{why}; ★ no other is smaller and better\nplot    {picture}", highlight=False, soft_wrap=True)
+    out.print(f"report  {page}", highlight=False, soft_wrap=True)
     if compared is not None:
         out.print(f"compare {compared}", highlight=False, soft_wrap=True, markup=False)
 

@@ -16,6 +16,7 @@ from pipelines.card import save as save_card
 from pipelines.child import events_file, run_child
 from pipelines.following import Watch
 from pipelines.gates import Decision
+from pipelines.home import AS_RUN, RECIPE
 from pipelines.inventory import named
 from pipelines.journal import Curves, Journal
 from pipelines.plan import Plan, Step, make_plan
@@ -24,8 +25,6 @@ from pipelines.recipe import Recipe
 from pipelines.report import Reference, Report, Row
 from stages import stage_class
 from stages.spec import MeasureSpec, StageSpec
-
-AS_RUN = "as-run.yaml"  # the recipe with what gates changed in it
 
 
 class Execution:
@@ -48,7 +47,7 @@ class Execution:
     def begin(self, flow_run: str = "", flow_run_url: str | None = None) -> None:
         """Write down what is about to be done, and which of Prefect's runs and pages it is."""
         recipe = self.plan.recipe.model_dump(mode="json")
-        _write(self.plan.recipe, self.folder / "recipe.yaml")
+        _write(self.plan.recipe, self.folder / RECIPE)
         self.journal.write(
             "run",
             run=self.run,
@@ -209,7 +208,7 @@ class Execution:
     def finish(self, status: str, text: str = "") -> dict[str, Any]:
         """Save report and plot of the rows so far and close the journal; returns the report as JSON."""
         made = Report(self.run, self.plan.recipe.name, tuple(self.rows), tuple(self.decisions))
-        files = [self.folder / "recipe.yaml", *self.folder.glob(AS_RUN)]
+        files = [self.folder / RECIPE, *self.folder.glob(AS_RUN)]
         try:
             if self.rows:
                 files += report.save(made, self.folder)
@@ -217,6 +216,7 @@ class Execution:
                 files += self._card()
                 page = samples.save(self.rows, self.plan.exam.prompts, self.plan.home.store, self.folder)
                 files += [page] if page else []
+                files += self._page(status, text)
         except Exception as error:  # a full disk, or a plot that cannot be drawn, must not hide what happened before
             if status == "finished":
                 raise StageFailed(f"the report cannot be written to {self.folder} ({first_line(error)})") from error
@@ -228,6 +228,17 @@ class Execution:
             self.journal.write("champion", run=self.run, policy=policy.model_dump(), row=asdict(made.final))
         self.journal.write("end-run", status=status, text=text, files=[str(path) for path in files])
         return made.as_json()
+
+    def _page(self, status: str, text: str) -> list[Path]:
+        """The report for a browser; one that cannot be drawn is a warning, for all figures are there without it."""
+        from pipelines import html_report
+
+        try:
+            return [html_report.write_run(self.plan.home, self.folder, (status, text))]
+        except Exception as error:
+            why = f"{type(error).__name__}: {first_line(error)}"
+            self.journal.write("warning", step=None, text=f"the page {html_report.FILE} was not written ({why})")
+            return []
 
     def _who(self, step: Step) -> str:
         """How others that wait for a job of this run call it."""

@@ -17,6 +17,8 @@ from attar.errors import BadInput
 from attar.store import Store
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+RECIPE = "recipe.yaml"  # of a run, as it was asked for
+AS_RUN = "as-run.yaml"  # and with what gates changed in it
 
 
 @dataclass(frozen=True)

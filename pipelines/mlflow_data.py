@@ -13,7 +13,7 @@ from typing import Any
 from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from pipelines.credentials import without_credentials
+from attar.credentials import without_credentials
 from pipelines.mlflow_words import name_of
 
 PREFIX = "data."  # of a step's inputs that are texts: data.train, data.calibration, data.held-out, data.other

@@ -8,7 +8,6 @@ from typing import Any
 
 from attar.credentials import without_credentials
 from pipelines import mlflow_server, mlflow_view
-from pipelines.credentials import without_credentials
 from pipelines.home import Home
 from pipelines.mlflow_words import RUNS
 

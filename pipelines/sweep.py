@@ -66,20 +66,7 @@ class Sweep:
 
     def trials(self) -> list[Trial]:
         """What ended so far, every variant's last word."""
-        try:
-            lines = (self.folder / TRIALS).read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        found: dict[str, Trial] = {}
-        for line in lines:
-            try:
-                value = json.loads(line)
-            except ValueError:  # cut short by a kill or a full disk: that variant runs again
-                continue
-            row = value.pop("row")
-            value.setdefault("label", self.space.label(value["values"]))
-            found[key(value["values"])] = Trial(**value, row=Row(**row) if row else None)
-        return sorted(found.values(), key=lambda trial: trial.number)
+        return [replace(trial, label=trial.label or self.space.label(trial.values)) for trial in trials_in(self.folder)]
 
     def go(self, carry: Carry, foresee: Foresee, hear: Hear = lambda trial: None) -> str:
         """Run variants until there are no more, or the budget is spent; says which.
@@ -203,6 +190,23 @@ class Sweep:
             except BlockingIOError:
                 raise BadInput(f"this sweep is going on already, in another process; see {self.folder}") from None
             yield
+
+
+def trials_in(folder: Path) -> list[Trial]:
+    """What ended so far of the sweep in a folder, every variant's last word."""
+    try:
+        lines = (folder / TRIALS).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    found: dict[str, Trial] = {}
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:  # cut short by a kill or a full disk: that variant runs again
+            continue
+        row = value.pop("row")
+        found[key(value["values"])] = Trial(**value, row=Row(**row) if row else None)
+    return sorted(found.values(), key=lambda trial: trial.number)
 
 
 def save(trials: list[Trial], folder: Path) -> Path:

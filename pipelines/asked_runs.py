@@ -1,0 +1,201 @@
+"""The runs that a page is about: one by its id, all variants of a sweep, or the newest run of a recipe."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from attar.errors import BadInput, StageFailed
+from pipelines import journal, report, sweep
+from pipelines.chain import spelled
+from pipelines.home import AS_RUN, RECIPE, RUN_ID, Home
+from pipelines.journal import Record
+from pipelines.report import Report
+from pipelines.sweep_space import ORDER
+
+SUFFIX = 9  # of a sweep's folder: a dash and eight digits of its recipe's hash
+MOST_SETTINGS = 4  # columns of what differs between runs that are no sweep's
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run with all that its folder tells."""
+
+    tag: str  # short, for a point in a plot: the number of a variant
+    folder: Path
+    report: Report
+    records: Sequence[Record]
+    recipe: str  # as YAML, with what gates changed in it
+    status: str  # finished, failed, cancelled, or "" of one that has not said how it ended
+    text: str = ""  # why it failed
+    values: Mapping[str, str] = field(default_factory=dict)  # what tells it from the others: setting → value
+
+    @property
+    def name(self) -> str:
+        """``07 (temperature 4, prune.width → …)``."""
+        told = ", ".join(value if key == ORDER else f"{key} {value}" for key, value in self.values.items())
+        return f"{self.tag} ({told})" if told else self.tag
+
+    @property
+    def kept_gates(self) -> bool:
+        """Whether no gate has stopped it."""
+        return not any(decision.action == "stop" and not decision.kept for decision in self.report.gates)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        found = yaml.safe_load(self.recipe) if self.recipe else {}
+        return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a page shows: runs, and what the sweep that they are of has besides."""
+
+    name: str
+    runs: tuple[Shown, ...]
+    failures: tuple[str, ...] = ()  # sentences about variants that have no figures
+    is_sweep: bool = False
+
+
+def find(home: Home, names: Sequence[str]) -> Asked:
+    """The runs of these names, each once; of no name the newest run.
+
+    Raises:
+        BadInput: there is no such run, sweep or recipe, or it has measured nothing yet.
+    """
+    if len(names) == 1 and (folder := _sweep(home, names[0])) is not None:
+        return of_sweep(home, folder)
+    folders: dict[Path, str] = {}
+    asked: Sequence[str | None] = names or [None]
+    for name in asked:
+        swept = _sweep(home, name) if name else None
+        found = [home.runs / run for run in _runs(swept)] if swept else [_folder(home, name)]
+        folders |= dict.fromkeys(found, "")
+    shown = [read(folder, str(number)) for number, folder in enumerate(folders, start=1)]
+    if len(shown) == 1:
+        return Asked(shown[0].report.run, tuple(shown))
+    recipes = sorted({one.report.recipe for one in shown})
+    return Asked(" and ".join(recipes), tuple(_with_differences(shown)))
+
+
+def of_sweep(home: Home, folder: Path) -> Asked:
+    """All variants of the sweep in a folder.
+
+    Raises:
+        BadInput: none of them has finished yet.
+    """
+    name = folder.name[:-SUFFIX]
+    shown, failures = [], []
+    for trial in sweep.trials_in(folder):
+        place = home.runs / trial.run
+        if trial.run and trial.row is not None and report.load(place) is not None:
+            shown.append((read(place, f"{trial.number:02}"), trial.values))
+        else:
+            failures.append(trial)
+    if not shown:
+        raise BadInput(f"no variant of the sweep {name} has finished yet; see {folder}")
+    headings = _headings(*shown[0])
+    runs = [
+        Shown(**vars(one) | {"values": {headings[path]: _word(one, path, value) for path, value in values.items()}})
+        for one, values in shown
+    ]
+    told = []
+    for trial in failures:
+        values = ", ".join(f"{headings.get(path, path)} {_plain(value)}" for path, value in trial.values.items())
+        told.append(f"{trial.number:02} ({values}) {trial.status}: {trial.text or 'its run is gone'}")
+    return Asked(name, tuple(runs), tuple(told), is_sweep=True)
+
+
+def read(folder: Path, tag: str = "1", end: tuple[str, str] | None = None) -> Shown:
+    """A run from its folder; ``end`` is how it ends, where its journal does not say so yet.
+
+    Raises:
+        BadInput: it has measured nothing yet.
+    """
+    try:
+        found, records = report.load(folder), journal.read(folder)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StageFailed(f"the journal of the run {folder.name} is damaged ({type(error).__name__})") from None
+    if found is None:
+        raise BadInput(f"the run {folder.name} has measured nothing yet; its journal is {folder / 'journal.jsonl'}")
+    begun = max((place for place, record in enumerate(records) if record["kind"] == "run"), default=0)
+    ends = [record for record in records[begun:] if record["kind"] == "end-run"]
+    status, text = end or ((ends[-1]["status"], ends[-1].get("text", "")) if ends else ("", ""))
+    files = [path for name in (AS_RUN, RECIPE) if (path := folder / name).is_file()]
+    return Shown(tag, folder, found, records, files[0].read_text() if files else "", status, text)
+
+
+def _folder(home: Home, name: str | None) -> Path:
+    """The run of an id, or the newest one of a recipe."""
+    if name is None or (RUN_ID.fullmatch(name) and (home.runs / name).is_dir()):
+        return home.run_folder(name)
+    known = sorted((path for path in home.runs.glob("*") if path.is_dir()), reverse=True)
+    recipes: dict[str, Path] = {}
+    for path in known:
+        if (made := report.load(path)) is not None:
+            recipes.setdefault(made.recipe, path)
+    if name in recipes:
+        return recipes[name]
+    sweeps = sorted({path.name[:-SUFFIX] for path in (home.root / "sweeps").glob("*") if path.is_dir()})
+    told = [f"{what}: {', '.join(some)}" for what, some in (("sweeps", sweeps), ("recipes", sorted(recipes))) if some]
+    told.append(f"the newest runs: {', '.join(path.name for path in known[:5]) or 'none'}")
+    raise BadInput(f"there is no run, sweep or recipe {name!r} in {home.root}; {'; '.join(told)}")
+
+
+def _sweep(home: Home, name: str) -> Path | None:
+    """The folder of a sweep by its name or its recipe's, the newest of several; a run's id goes before."""
+    if not RUN_ID.fullmatch(name) or (home.runs / name).is_dir():
+        return None
+    known = [path for path in (home.root / "sweeps").glob("*") if (path / sweep.TRIALS).is_file()]
+    found = [path for path in known if name in (path.name, path.name[:-SUFFIX])]
+    return max(found, key=lambda path: (path / sweep.TRIALS).stat().st_mtime, default=None)
+
+
+def _runs(folder: Path) -> list[str]:
+    return [trial.run for trial in sweep.trials_in(folder) if trial.run]
+
+
+def _headings(one: Shown, values: Mapping[str, Any]) -> dict[str, str]:
+    """Path of a swept setting → its short name, with the stage's where two are called the same."""
+    stages = one.document.get("stages", [])
+    order = values.get(ORDER) or list(range(len(stages)))
+    short = [path.rpartition(".")[2] for path in values]
+    found = {}
+    for path, name in zip(values, short, strict=True):
+        parts = path.split(".")
+        place = int(parts[1]) if parts[0] == "stages" and len(parts) == 3 else -1
+        stage = stages[order.index(place)].get("stage", "") if place in order else parts[0]
+        found[path] = name if short.count(name) == 1 else f"{stage} {name}"
+    return found if len(set(found.values())) == len(found) else {path: path for path in found}
+
+
+def _word(one: Shown, path: str, value: Any) -> str:
+    return spelled(one.document["stages"]) if path == ORDER else _plain(value)
+
+
+def _with_differences(shown: Sequence[Shown]) -> list[Shown]:
+    """Runs that are no sweep's, told apart by the settings that differ most often."""
+    flat = [dict(_flat({key: value for key, value in one.document.items() if key != "name"})) for one in shown]
+    paths = dict.fromkeys(path for settings in flat for path in settings)
+    moving = {path: len({settings.get(path, "–") for settings in flat}) for path in paths}
+    chosen = [path for path in sorted(moving, key=lambda path: -moving[path]) if moving[path] > 1][:MOST_SETTINGS]
+    return [
+        Shown(**vars(one) | {"values": {"recipe": one.report.recipe} | {p: settings.get(p, "–") for p in chosen}})
+        for one, settings in zip(shown, flat, strict=True)
+    ]
+
+
+def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        return [pair for key, entry in value.items() for pair in _flat(entry, f"{path}.{key}".lstrip("."))]
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [pair for place, entry in enumerate(value) for pair in _flat(entry, f"{path}.{place}")]
+    return [(path, _plain(value))]
+
+
+def _plain(value: Any) -> str:
+    told = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return told if len(told) <= 40 else f"{told[:37]}…"

@@ -1,0 +1,247 @@
+"""Several runs in the HTML report: the Pareto plot, the table of variants, and what each swept setting did."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from attar import scores
+from attar.scores import Scores
+from attar.store import Store
+from pipelines import best, candidates, findings, shipping
+from pipelines.as_good import SCORED
+from pipelines.asked_runs import Asked, Shown
+from pipelines.best import Choice
+from pipelines.candidates import Candidate
+from pipelines.findings import Finding
+from pipelines.html_axes import Kind
+from pipelines.html_page import Child, element, note
+from pipelines.html_plots import Point, pareto
+from pipelines.html_strips import Dot, scatter, strip
+from pipelines.report import COLUMNS, Report, interval
+
+FIGURES = ("size", "ratio", "retained\nquality", "KL\nnats", "agree-\nment", "decode\ntok/s")
+ALIKE = "≈"
+COLUMNS_MOST = 12  # values of a setting that stand in columns
+SIGNS: dict[Kind, str] = {"chosen": "★", "on-front": "◆", "alike": "●", "behind": "○", "refused": "✗", "origin": "□"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Some runs beside each other, and the choice among those that may be chosen."""
+
+    asked: Asked
+    choice: Choice | None
+    findings: tuple[Finding, ...] = ()
+    lost: Mapping[str, str] = field(default_factory=dict)  # fingerprint → quality less than the best's, in words
+
+    @property
+    def chosen(self) -> Shown | None:
+        """The run to ship."""
+        if self.choice is None:
+            return None
+        return next(one for one in self.asked.runs if one.report.run == self.choice.smallest.run)
+
+    def name(self, one: Candidate) -> str:
+        return next(run.name for run in self.asked.runs if run.report.run == one.run)
+
+    def tag(self, one: Candidate) -> str:
+        return next(run.tag for run in self.asked.runs if run.report.run == one.run)
+
+    def kind(self, one: Shown) -> Kind:
+        if not one.kept_gates:
+            return "refused"
+        if one is self.chosen:
+            return "chosen"
+        front = {found.row.fingerprint for found in self.choice.front} if self.choice else set()
+        if one.report.final.fingerprint in front:
+            return "on-front"
+        return "alike" if self.beside(one) == ALIKE else "behind"
+
+    def beside(self, one: Shown) -> str:
+        """What may be said of a run beside the one that keeps most."""
+        name = one.report.final.fingerprint
+        if not one.kept_gates:
+            return "a gate was not kept"
+        if self.choice is None or name not in {found.row.fingerprint for found in self.choice.ranked}:
+            return "not comparable"
+        if name == self.choice.winner.row.fingerprint:
+            return "keeps most"
+        if self.choice.few:
+            return "nobody can tell"
+        return ALIKE if name in {found.row.fingerprint for found in self.choice.alike} else "worse"
+
+
+def compare(asked: Asked, store: Store) -> Comparison:
+    """Choose among the runs whose gates were kept; there is no choice where nothing may be ranked."""
+    groups = candidates.of_runs([one.report for one in asked.runs if one.kept_gates], store)
+    if not groups:
+        return Comparison(asked, None)
+    choice = best.among(groups[0], tuple(groups[1:]), store)
+    return Comparison(asked, choice, _findings(asked, choice, store), _lost(choice, store))
+
+
+def headline(found: Comparison) -> tuple[str, list[str]]:
+    """The recommendation and its reasons."""
+    if found.choice is None or found.chosen is None:
+        return f"{found.asked.name}: no model here may be chosen", [
+            "Gates were not kept, or the measurements are gone or were taken before results could be compared."
+        ]
+    reasons = shipping.reasons(found.choice, found.tag)
+    reasons += [f"{one.sentence}." for one in found.findings]
+    if found.choice.others:
+        count = sum(len(other.candidates) for other in found.choice.others)
+        reasons.append(f"{count} measured otherwise are not ranked with these.")
+    return shipping.headline(found.choice, found.name), reasons
+
+
+def plot(found: Comparison) -> list[Child]:
+    """All variants and the origin, and how to read that."""
+    runs = found.asked.runs
+    origin = runs[0].report.rows[0]
+    points = [
+        Point(
+            "origin",
+            origin.bytes,
+            origin.compression_ratio,
+            origin.retained,
+            None,
+            None,
+            "origin",
+            f"origin, {origin.bytes / 1e6:.1f} MB",
+        )
+    ]
+    for one in runs:
+        row = one.report.final
+        bounds = (row.retained_low, row.retained_high)
+        points.append(
+            Point(one.tag, row.bytes, row.compression_ratio, row.retained, *bounds, found.kind(one), _hint(one))
+        )
+    return [
+        pareto(points),
+        note(
+            "Bars are 95 % intervals against the origin, over documents. Variants are compared with each other in "
+            "pairs over the same documents, which tells more apart than bars that overlap suggest. Points of the same "
+            "size stand side by side."
+        ),
+    ]
+
+
+def variants(found: Comparison) -> list[Child]:
+    """A row a variant: the front first, the best of it on top; then the others. What all share is said once, below."""
+    others: tuple[Kind, ...] = ("alike", "behind", "refused")
+    ranked = sorted(
+        found.asked.runs,
+        key=lambda one: (found.kind(one) in others, found.kind(one) == "refused", -one.report.final.retained),
+    )
+    rows, texts = [one.report.final for one in ranked], dict(COLUMNS)
+    columns: list[tuple[str, list[str]]] = [("", [SIGNS[found.kind(one)] for one in ranked])]
+    columns.append(("variant", [one.tag for one in ranked]))
+    for setting in dict.fromkeys(name for one in ranked for name in one.values):
+        columns.append((setting, [one.values.get(setting, "–") for one in ranked]))
+    columns += [(name, [texts[name](row) for row in rows]) for name in FIGURES]
+    columns.append(("against\nthe origin", [row.verdict or row.note or "–" for row in rows]))
+    columns.append(("against\nthe best", [found.beside(one) for one in ranked]))
+    columns.append(("difference to it,\npaired", [found.lost.get(row.fingerprint, "–") for row in rows]))
+    shared = [(_flat(name), cells[0]) for name, cells in columns[2:] if len(rows) > 1 and len(set(cells)) == 1]
+    kept = [(name, cells) for name, cells in columns if (_flat(name), cells[0]) not in shared]
+    lines = []
+    for place, one in enumerate(ranked):
+        kind = found.kind(one)
+        line = [element("td", cells[place], class_="n" if name in FIGURES else None) for name, cells in kept]
+        lines.append(element("tr", line, class_=kind if kind in ("chosen", "refused") else None))
+    head = [element("th", _broken(name), class_="n" if name in FIGURES else None) for name, _ in kept]
+    drawn = element("table", element("thead", element("tr", head)), element("tbody", lines), class_="figures")
+    told = "; ".join(f"{name} {text}" for name, text in shared if text != "–")
+    return [element("div", drawn, class_="wide"), *([note(f"The same for all: {told}.")] if told else [])]
+
+
+def failures(asked: Asked) -> list[Child]:
+    """Variants without figures, and why."""
+    if not asked.failures:
+        return []
+    return [element("p", "Without figures:"), element("ul", (element("li", text) for text in asked.failures))]
+
+
+def settings(found: Comparison) -> list[Child]:
+    """A strip for each setting that took more than one value, the one that matters most first."""
+    runs = found.asked.runs
+    names = [name for name in runs[0].values if len({one.values.get(name) for one in runs}) > 1]
+    by_name = {one.setting: one for one in found.findings}
+    names = names if found.asked.is_sweep else []
+    names.sort(
+        key=lambda name: -max((one.behind for one in by_name[name].levels), default=0.0) if name in by_name else 1.0
+    )
+    dots = [Dot(one.tag, one.values, one.report.final.retained, found.kind(one), _hint(one)) for one in runs]
+    drawn: list[Child] = []
+    for name in names:
+        values = {one.values.get(name, "") for one in runs}
+        if len(values) <= COLUMNS_MOST:
+            drawn += [element("h3", name), strip(name, dots, by_name.get(name))]
+        elif all(map(_is_number, values)):
+            drawn += [element("h3", name), scatter(name, dots)]
+        if name in by_name:
+            drawn.append(element("p", f"{by_name[name].sentence}."))
+    if drawn:
+        drawn.append(
+            note(
+                "Blue: the mean of a value's variants, with its 95 % interval against the origin. Values are compared "
+                "in pairs over the same documents, all other settings being equal (sign-flip test, Holm's correction), "
+                "which sees smaller differences than the bars; in brackets: quality lost against the value that keeps "
+                "most."
+            )
+        )
+    return drawn
+
+
+def _findings(asked: Asked, choice: Choice, store: Store) -> tuple[Finding, ...]:
+    ranked = {one.row.fingerprint for one in choice.ranked}
+    variants = [
+        findings.Scored(one.values, losses)
+        for one in asked.runs
+        if one.report.final.fingerprint in ranked and (losses := _losses(one.report, -1, store)) is not None
+    ]
+    origin = _losses(asked.runs[0].report, 0, store)
+    if not asked.is_sweep or origin is None or len(variants) < 2:
+        return ()
+    return findings.find(variants, origin)
+
+
+def _lost(choice: Choice, store: Store) -> dict[str, str]:
+    """How much less of the quality than the best each model keeps, with the interval of the paired comparison."""
+    from attar import statistics  # numpy, which the command line does without until there is something to compare
+
+    found: dict[str, str] = {}
+    base = scores.load(store.folder("evaluation", choice.winner.row.evaluation)).get(SCORED)
+    for one in choice.ranked:
+        losses = scores.load(store.folder("evaluation", one.row.evaluation)).get(SCORED)
+        if base is not None and losses is not None and one is not choice.winner:
+            kept = statistics.perplexity_retained(losses, base)
+            less = [100 * (share - 1) for share in (kept.value, kept.low, kept.high)]
+            found[one.row.fingerprint] = "{:+.1f} % ({:+.1f} to {:+.1f})".format(*less).replace("-", "−")
+    return found
+
+
+def _losses(made: Report, place: int, store: Store) -> Scores | None:
+    """Losses per document of the origin (0) or of the final model (-1)."""
+    row = made.final if place else made.rows[0]
+    return scores.load(store.folder("evaluation", row.evaluation)).get(SCORED)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _broken(heading: str) -> str:
+    return heading.replace("-\n", "")
+
+
+def _flat(heading: str) -> str:
+    return _broken(heading).replace("\n", " ")
+
+
+def _hint(one: Shown) -> str:
+    row = one.report.final
+    return f"{one.name}: {row.compression_ratio:.2f}×, {row.bytes / 1e6:.1f} MB, retained {interval(row)}"

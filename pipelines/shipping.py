@@ -1,0 +1,111 @@
+"""Which of some runs' models to ship and why, in sentences; the choice itself is that of ``attar best``."""
+
+from collections.abc import Callable, Sequence
+
+from pipelines.best import Choice
+from pipelines.candidates import Candidate
+from pipelines.report import Report, Row, interval, told
+
+Name = Callable[[Candidate], str]
+MOST = 14  # names in a sentence
+
+
+def headline(choice: Choice, name: Name) -> str:
+    """``Ship 07 (temperature 4): 2.46× smaller than the origin, keeps 66.1 % (63.0–68.4) of its quality``."""
+    return f"Ship {name(choice.smallest)}: {came_to(choice.smallest.row)}"
+
+
+def reasons(choice: Choice, name: Name) -> list[str]:
+    """Why that one, what is as good, what is worse beyond doubt, and what else there is to choose."""
+    ship, winner = choice.smallest, choice.winner
+    count = len(choice.ranked) - len(choice.breaches)
+    found = []
+    if ship is winner:
+        found.append(f"It keeps the most of {count} models." if count > 1 else "It is the only one to choose from.")
+    else:
+        found.append(
+            f"{_capital(name(winner))} keeps more, {interval(winner.row)}, at {_mb(winner.row)}; beyond doubt this "
+            f"smaller one loses less than {100 * choice.margin:g} points of quality against it."
+        )
+    if choice.few:
+        found.append(f"{_capital(choice.few)}; so it is the best by its value alone.")
+    alike = [one for one in choice.alike if one is not ship]
+    if alike:
+        found.append(
+            f"Not distinguishable from {'it' if ship is winner else 'the best'}, {_sizes(alike, ship)}: "
+            f"{_names(alike, name)}."
+        )
+    near = {id(one) for one in (winner, *choice.alike)}
+    worse = (
+        []
+        if choice.few
+        else [one for one in choice.ranked if id(one) not in near and one.row.fingerprint not in choice.breaches]
+    )
+    if worse:
+        span = _span([one.retained for one in worse])
+        found.append(f"Worse beyond doubt: {_names(worse, name)} ({span} of the quality).")
+    smaller = [one for one in choice.front if one.bytes < ship.bytes and one.row.fingerprint not in choice.breaches]
+    if smaller:
+        texts = [f"{name(one)}, {_mb(one.row)} at {interval(one.row)}" for one in reversed(smaller)]
+        found.append(f"If it must be smaller: {'; '.join(texts[:MOST])}.")
+    return found
+
+
+def of_one(report: Report, status: str, text: str = "") -> tuple[str, list[str]]:
+    """The headline of a single run, and what is to be said of it: how it ended, its gates, whether it pays to go on."""
+    row = report.final
+    ended = {"failed": "failed", "cancelled": "was cancelled", "": "has not ended"}.get(status)
+    found = [f"The run {ended}{f': {text}' if text else ''}; this is what it had measured by then."] if ended else []
+    broken = [decision for decision in report.gates if not decision.kept and decision.action == "stop"]
+    kept = sum(decision.kept for decision in report.gates)
+    if broken:
+        found += [f"Do not ship it: {told(decision)}" for decision in broken]
+    elif report.gates:
+        found.append(f"It passed its gates ({kept} {'decision' if kept == 1 else 'decisions'}).")
+    else:
+        found.append("The recipe has no gates, so nobody has said what is good enough.")
+    models = [one for one in report.rows if one.pairs is None and one.step and one is not row]
+    better = [one for one in models if one.bytes <= row.bytes and one.retained > row.retained]
+    if better:
+        found.append(f"{better[0].label} is no larger and kept more: {interval(better[0])} at {_mb(better[0])}.")
+    if not row.step:
+        return f"{report.recipe}: only the origin was measured so far", found
+    if row.verdict == "worse" and row.documents:
+        found.append(f"That it is worse than the origin is beyond doubt (paired over {row.documents} documents).")
+    elif row.verdict == "not distinguishable" and not row.note:
+        found.append(f"It cannot be told from the origin (paired over {row.documents} documents).")
+    if row.note:
+        found.append(f"{_capital(row.note)}.")
+    return f"{report.recipe}: {came_to(row)}", found
+
+
+def came_to(row: Row) -> str:
+    """``2.46× smaller than the origin (111.0 MB), keeps 66.1 % (63.0–68.4) of its quality``."""
+    smaller = f"{row.compression_ratio:.2f}× smaller than" if row.compression_ratio >= 1.005 else "no smaller than"
+    return f"{smaller} the origin ({_mb(row)}), keeps {interval(row)} of its quality"
+
+
+def _names(ones: Sequence[Candidate], name: Name) -> str:
+    more = f" and {len(ones) - MOST} more" if len(ones) > MOST else ""
+    return ", ".join(map(name, ones[:MOST])) + more
+
+
+def _sizes(ones: Sequence[Candidate], ship: Candidate) -> str:
+    sizes = [one.bytes for one in ones]
+    if all(abs(size - ship.bytes) < 0.001 * ship.bytes for size in sizes):
+        return "at the same size"
+    low, high = min(sizes) / 1e6, max(sizes) / 1e6
+    return f"at {low:.1f} MB" if high - low < 0.1 else f"at {low:.1f} to {high:.1f} MB"
+
+
+def _span(shares: Sequence[float]) -> str:
+    low, high = 100 * min(shares), 100 * max(shares)
+    return f"{low:.1f} %" if high - low < 0.05 else f"{low:.1f} to {high:.1f} %"
+
+
+def _mb(row: Row) -> str:
+    return f"{row.bytes / 1e6:.1f} MB"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

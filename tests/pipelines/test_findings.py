@@ -1,0 +1,51 @@
+"""What a swept setting did: only its own doing counts, and the verdict is that of the paired test."""
+
+from math import exp
+
+import pytest
+
+from attar.scores import Scores
+from pipelines import findings
+from pipelines.findings import Scored
+
+BASE = tuple(2.0 + 0.1 * i for i in range(12))
+
+
+def losses(more: float) -> Scores:
+    """Losses on twelve documents of ten tokens: the origin's and so much more, unevenly."""
+    ids = tuple(f"d{i}" for i in range(len(BASE)))
+    return Scores(ids, tuple(10 * (loss + more + 0.01 * (i % 3 - 1)) for i, loss in enumerate(BASE)), (10,) * len(ids))
+
+
+def variants(*entries: tuple[str, str, float]) -> list[Scored]:
+    return [Scored({"a": a, "b": b}, losses(more)) for a, b, more in entries]
+
+
+ORIGIN = losses(0.0)
+GRID = [("10", "x", 0.30), ("2", "x", 0.10), ("10", "y", 0.35), ("2", "y", 0.15)]
+
+
+def test_a_value_stands_for_the_mean_of_its_variants() -> None:
+    a, b = findings.find(variants(*GRID), ORIGIN)
+    assert [level.value for level in a.levels] == ["2", "10"]  # as numbers, not as words
+    assert (a.best.value, a.levels[1].verdict, a.levels[1].variants) == ("2", "worse", 2)
+    assert a.best.retained == pytest.approx(exp(-0.125))
+    assert a.levels[1].behind == pytest.approx(1 - exp(-0.2)) and a.best.behind == 0
+    assert a.levels[1].behind_low <= a.levels[1].behind <= a.levels[1].behind_high
+    assert b.sentence.startswith("b: x keeps most (81.9 %, mean of 2); worse: y (4.9 % less, ")
+
+
+def test_what_the_other_settings_did_does_not_count() -> None:
+    """Value 3 was tried with the worse of the other setting's values alone, so the rest is compared there, too."""
+    (a, b) = findings.find(variants(*GRID, ("3", "y", 0.14)), ORIGIN)
+    assert {level.variants for level in a.levels} == {1} and a.best.value == "3"
+    assert {level.variants for level in b.levels} == {2}
+
+
+def test_values_that_never_met_the_same_rest_are_not_compared() -> None:
+    assert findings.find(variants(("1", "x", 0.1), ("2", "y", 0.2)), ORIGIN) == ()
+
+
+def test_equal_values_are_not_told_apart() -> None:
+    a, _ = findings.find(variants(("1", "x", 0.1), ("2", "x", 0.1), ("1", "y", 0.2), ("2", "y", 0.2)), ORIGIN)
+    assert sorted(level.verdict for level in a.levels) == ["best", "not distinguishable"]
