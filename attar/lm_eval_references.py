@@ -10,15 +10,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 
 from attar.errors import BadInput
 
 CORE = "tag:yaml.org,2002:"
-PLAIN = frozenset(
-    {None, "!", *(CORE + name for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge"))}
-)
+PLAIN = frozenset({"!", *(CORE + name for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge"))})
 LOADERS = ("json", "csv", "text", "parquet", "arrow")  # of the library datasets: they read files and run nothing
 HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -132,7 +131,7 @@ def _said(file: Path) -> Iterator[Said]:
 
 
 def _node(file: Path, event: yaml.Event, events: Iterator[yaml.Event], keys: tuple[str, ...]) -> Iterator[Said]:
-    line = event.start_mark.line + 1
+    line = _line(event)
     _require_plain(file, event, keys, line)
     if isinstance(event, yaml.AliasEvent):
         yield Said(keys, None, line)
@@ -145,10 +144,10 @@ def _node(file: Path, event: yaml.Event, events: Iterator[yaml.Event], keys: tup
         empty = True
         while not isinstance(key := next(events), yaml.MappingEndEvent):
             empty = False
-            _require_plain(file, key, keys, key.start_mark.line + 1)
+            _require_plain(file, key, keys, _line(key))
             if not isinstance(key, yaml.ScalarEvent):
-                _refuse(file, Said(keys, None, key.start_mark.line + 1), "a key is no plain text")
-            yield from _node(file, next(events), events, (*keys, key.value))
+                _refuse(file, Said(keys, None, _line(key)), "a key is no plain text")
+            yield from _node(file, next(events), events, (*keys, str(key.value)))
         if empty:
             yield Said(keys, "", line)
 
@@ -156,11 +155,15 @@ def _node(file: Path, event: yaml.Event, events: Iterator[yaml.Event], keys: tup
 def _require_plain(file: Path, event: yaml.Event, keys: tuple[str, ...], line: int) -> None:
     """No ``!function``, which lm-eval imports and calls, nor any other tag that makes more than text of a value."""
     tag = getattr(event, "tag", None)
-    if tag not in PLAIN:
+    if tag is not None and tag not in PLAIN:
         why = "calls Python code" if tag == "!function" or "python" in tag else "is a tag"
         told = f"{tag.removeprefix(CORE)} {why}"
         _refuse(file, Said(keys, None, line), f"{told}, which is not run from a folder of tasks; say it in templates")
 
 
-def _refuse(file: Path, one: Said, text: str) -> None:
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 0
+
+
+def _refuse(file: Path, one: Said, text: str) -> NoReturn:
     raise BadInput(f"measure.lm_eval_folder: {file}, line {one.line}: {text}")
