@@ -144,6 +144,8 @@ def _base(above: list[dict[str, Any]], store: Store, origin: Start) -> Start | N
     """Where the weights began: with a student of another name that model, with a fresh one nowhere."""
     if any(manifest.get("settings", {}).get("student") == "fresh" for manifest in above):
         return None
+    if "source" not in above[0] and above[0].get("stage") != IMPORT:  # made by nothing that says of what
+        return origin
     start = _start(above, store)
     # A model of a store that is not there any more is none that anything began as.
     lost = "source" in above[0] and start.folder.parent.name == "model" and FINGERPRINT.fullmatch(start.folder.name)
