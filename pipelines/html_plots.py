@@ -27,7 +27,7 @@ WIDTH, HEIGHT = 1060.0, 470.0
 BESIDE = 19.0  # pixels between points of the same size, which stand side by side
 BROADEST = 520.0  # pixels that they take at most
 CROWD = 40  # points; of more only those are named that matter
-SAME = 8.0  # pixels within which sizes count as the same
+SAME = 4.0  # pixels within which sizes count as the same
 TOLD: dict[Kind, str] = {
     "origin": "origin",
     "chosen": "to ship",
@@ -99,10 +99,10 @@ def _put(frame: Frame, place: int, one: Point) -> Point:
 
 
 def _groups(points: Sequence[Point]) -> list[list[Point]]:
-    """Points of the same size together, the best first."""
+    """Points of the same size together, the best first; among many nobody could tell where each belongs."""
     groups: list[list[Point]] = []
     for one in sorted(points, key=lambda one: one.x):
-        if groups and one.x - groups[-1][-1].x < SAME:
+        if groups and one.x - groups[-1][0].x < SAME and len(points) <= CROWD:
             groups[-1].append(one)
         else:
             groups.append([one])
@@ -129,7 +129,7 @@ def _beside(frame: Frame, groups: Sequence[Sequence[Point]]) -> list[Point]:
 def _brackets(frame: Frame, groups: Sequence[Sequence[Point]]) -> Iterator[Html]:
     """Below points that stand side by side: where they all are."""
     for group in groups:
-        if len(group) > 2:
+        if len(group) > 2 and len({f"{one.ratio:.2f}" for one in group}) == 1:
             middle, half, y = _middle(group), _half(group), frame.bottom - 7
             yield polyline(
                 [(middle - half, y - 4), (middle - half, y), (middle + half, y), (middle + half, y - 4)], "bar"
