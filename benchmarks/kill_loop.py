@@ -22,7 +22,6 @@ import random
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -91,10 +90,11 @@ def main() -> int:
     total, hits = Counts(), 0
     with served(folder / "servers") as servers:
         undisturbed = Round(folder / "undisturbed", recipe, servers, chance)
-        began = time.monotonic()
         run = undisturbed.finish(undisturbed.start("run", str(recipe)))
-        seconds = 0.8 * (time.monotonic() - began)
-        weight, reference = weights(run), identities(journal.read(run))
+        records = journal.read(run)
+        weight, reference = weights(run), identities(records)
+        times = [record["time"] for record in records if record["kind"] in ("child", "end-run")]
+        seconds = times[-1] - times[0]
         for number in range(given.rounds):
             kind = given.kinds[number % len(given.kinds)]
             for attempt in range(TRIES):

@@ -63,7 +63,7 @@ class Round:
 
         Args:
             kind: what is struck, of ``KINDS``.
-            begun: seconds of an undisturbed run among which the moment is chosen.
+            begun: seconds from the first job of an undisturbed run to its end, among which the moment is chosen.
             pause: seconds for which a server is stopped.
         """
         process = self._deployed() if kind in DEPLOYED else self.start("run", str(self.recipe))
@@ -153,7 +153,7 @@ class Round:
         return self._last()
 
     def _wait_for_work(self, process: "subprocess.Popen[bytes]", begun: float) -> None:
-        """Until the run has begun its first job, then for a random part of an undisturbed run's time."""
+        """Until the run has begun its first job, then for a random part of the seconds that all its jobs take."""
         while not list(self.home.glob("runs/*/jobs/*")):
             if process.poll() is not None:
                 raise SystemExit(f"nothing began, and the process ended with {process.returncode}: see {self.folder}")
