@@ -85,7 +85,8 @@ footer { color: var(--soft); font-size: 12.5px; margin-top: 36px; border-top: 1p
   h2, h3, summary { break-after: avoid; } svg, tr, .tile { break-inside: avoid; }
   .wide, pre { overflow: visible; } .wide > svg { min-width: 0; }
   h1 { font-size: 19px; } .tile { padding: 5px 8px; flex-basis: 90px; } .tile b { font-size: 14px; }
-  .note, .tile span { font-size: 9.5px; } table, .figures { font-size: 9px; } .figures th, .figures td { padding: 3px; } th, td { padding: 3px 5px; }
+  .note, .tile span { font-size: 9.5px; } table, .figures { font-size: 9px; }
+  .figures th, .figures td { padding: 3px; } th, td { padding: 3px 5px; }
   details::details-content { content-visibility: visible; height: auto; } details > * { display: block; }
 }
 @page { margin: 14mm; }
