@@ -8,6 +8,7 @@ from typing import Any
 
 from attar.errors import BadInput
 from attar.fingerprint import sha256_file
+from attar.lm_eval_references import require_inside
 
 
 def require(names: Sequence[str], folder: str) -> Path | None:
@@ -29,18 +30,19 @@ def require(names: Sequence[str], folder: str) -> Path | None:
     if not folder:
         return None
     path = Path(os.path.expanduser(folder)).absolute()
-    if not path.is_dir():
-        raise BadInput(f"measure.lm_eval_folder: {path} is no folder")
-    described = [file for file in _files(path) if file.suffix in (".yaml", ".yml")]
-    if not described:
-        raise BadInput(f"measure.lm_eval_folder: {path} holds no task; lm-eval describes one in a .yaml file")
-    for file in described:
-        if b"!function" in file.read_bytes():
-            raise BadInput(
-                f"measure.lm_eval_folder: {file} calls Python code (!function), which is not run from a folder of "
-                "tasks; say it in lm-eval's templates"
-            )
+    check(path)
     return path
+
+
+def check(folder: Path) -> None:
+    """Raise :class:`BadInput` where there is no task, or one that leads to what :func:`content` does not hash."""
+    if not folder.is_dir():
+        raise BadInput(f"measure.lm_eval_folder: {folder} is no folder")
+    files = _files(folder)
+    described = [file for file in files if file.suffix in (".yaml", ".yml")]
+    if not described:
+        raise BadInput(f"measure.lm_eval_folder: {folder} holds no task; lm-eval describes one in a .yaml file")
+    require_inside(described, files)
 
 
 def content(folder: Path | None) -> dict[str, Any]:

@@ -94,8 +94,8 @@ class Sweep:
                     return f"stopped after {count} variants, as sweep.runs asks"
                 before = done.get(key(values))
                 number = before.number if before else 1 + max((other.number for other in done.values()), default=0)
-                trial = Trial(number, values, "failed", label=self.space.label(values))
-                trial = self._try(trial, carry, foresee, began)
+                begun = Trial(number, values, "failed", label=self.space.label(values))
+                trial = self._try(begun, carry, foresee, began)
                 if trial is None:
                     return (
                         f"stopped before variant {number}: it would end after the {search.minutes:g} minutes asked for"
