@@ -107,15 +107,15 @@ def test_what_is_kept_is_made_once_and_again_when_damaged(tmp_path: Path) -> Non
         return [Document("name", "module", "tëxt\r\n\u2028")]
 
     path = tmp_path / "new" / "kept.json"
-    assert kept(path, make) == kept(path, make) == [Document("name", "module", "tëxt\r\n\u2028")]
+    assert kept(path, "a text", make) == kept(path, "a text", make) == [Document("name", "module", "tëxt\r\n\u2028")]
     assert len(made) == 1
     for damage in (path.read_bytes()[:-3], b"\xff", b""):
         path.write_bytes(damage)
-        assert kept(path, make)[0].name == "name"
+        assert kept(path, "a text", make)[0].name == "name"
     assert len(made) == 4
 
 
 def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BadInput, match="cannot be written"):
-        kept(tmp_path / "file" / "kept.json", list)
+        kept(tmp_path / "file" / "kept.json", "a text", list)
