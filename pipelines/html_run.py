@@ -12,7 +12,7 @@ import yaml
 
 from attar.stamp import HASH, KEY
 from attar.store import Store
-from pipelines import samples, step_inputs, task_figures
+from pipelines import cost_figures, samples, step_inputs, task_figures
 from pipelines.asked_runs import Shown
 from pipelines.gates import Decision
 from pipelines.home import Home
@@ -67,6 +67,7 @@ def figures(one: Shown, store: Store) -> list[Child]:
         ),
         *_gates(one.report.gates),
         *_tasks(one.report.rows),
+        *_costs(one.report.rows),
         *_further(one.report.rows),
         *_curves(one),
         *_samples(one.folder),
@@ -129,6 +130,13 @@ def _gates(decisions: Sequence[Decision]) -> Iterator[Child]:
         if one.probes:
             lines = [(str(probe["value"]), "✓" if probe["kept"] else "✗", probe["text"]) for probe in one.probes]
             yield table((one.setting, "kept", "why"), lines, words=3)
+
+
+def _costs(rows: Sequence[Row]) -> Iterator[Child]:
+    made = cost_figures.table(rows)
+    if made is not None:
+        yield element("h3", "Cost")
+        yield table(*made)
 
 
 def _tasks(rows: Sequence[Row]) -> Iterator[Child]:

@@ -24,8 +24,9 @@ def reasons(choice: Choice, name: Name) -> list[str]:
         found.append(f"It keeps the most of {count} models." if count > 1 else "It is the only one to choose from.")
     else:
         found.append(
-            f"{_capital(name(winner))} keeps more, {interval(winner.row)}, at {_mb(winner.row)}; beyond doubt this "
-            f"smaller one loses less than {100 * choice.margin:g} points of quality against it."
+            f"{_capital(name(winner))} keeps more, {interval(winner.row)}, at {_mb(winner.row)}; this one is the "
+            f"smallest that loses less than {100 * choice.margin:g} {'point' if choice.margin == 0.01 else 'points'} "
+            "of it beyond doubt (paired over documents)."
         )
     if choice.few:
         found.append(f"{_capital(choice.few)}; so it is the best by its value alone.")
