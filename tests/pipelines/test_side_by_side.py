@@ -139,7 +139,7 @@ def test_a_job_whose_turn_has_come_wants_room_on_the_disk_first(execution: Execu
     with Slot("cpu", Waiter("another")):
         job = waiting_job(spec, tmp_path / "job", "")
     code, last = job.wait(), read(events_file(tmp_path / "job"))[0][-1]
-    words = rf"^the job: up to 2,000,000,000\.0 GB are to be written, and {execution.plan.home.store.root} has .* kept"
+    words = rf"^2 quantize.rtn: up to 2,000,000,000\.0 GB are to be written, and {execution.plan.home.store.root} has .* kept"
     with pytest.raises(StageFailed, match=words):
-        outcome(code, last, "the job", tmp_path / "job" / "log.txt", {})
+        outcome(code, last, "2 quantize.rtn", tmp_path / "job" / "log.txt", {})
     assert not any(list((execution.plan.home.store.root / kind).glob("*")) for kind in ("tmp", "state", "evaluation"))
