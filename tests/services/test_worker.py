@@ -133,7 +133,7 @@ class Restless(BaseHTTPRequestHandler):
     answers: ClassVar[list[int]] = []
 
     def do_GET(self) -> None:
-        self._answer(HTTPStatus.OK, b"true")
+        self._answer(HTTPStatus.OK if self.path.endswith("/health") else HTTPStatus.NOT_FOUND, b"true")
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
