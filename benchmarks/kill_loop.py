@@ -24,6 +24,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -94,12 +95,12 @@ def main() -> int:
         records = journal.read(run)
         weight, reference = weights(run), identities(records)
         times = [record["time"] for record in records if record["kind"] in ("child", "end-run")]
-        seconds = times[-1] - times[0]
+        jobs = [after - before for before, after in pairwise(times)]
         for number in range(given.rounds):
             kind = given.kinds[number % len(given.kinds)]
             for attempt in range(TRIES):
                 current = Round(folder / f"{number:03}-{kind}-{attempt}", recipe, servers, chance)
-                struck = current.strike(kind, seconds, given.pause)
+                struck = current.strike(kind, jobs, given.pause)
                 if struck is not None:
                     break
                 print(f"{number + 1:3} {kind:<8} came too late, once more", flush=True)  # noqa: T201

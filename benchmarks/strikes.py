@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,16 +59,16 @@ class Round:
             MARK: str(folder),
         }
 
-    def strike(self, kind: str, begun: float, pause: float) -> Struck | None:
+    def strike(self, kind: str, jobs: Sequence[float], pause: float) -> Struck | None:
         """Begin, strike at a random moment, go on; None where the strike hit nothing, as the run had ended.
 
         Args:
             kind: what is struck, of ``KINDS``.
-            begun: seconds from the first job of an undisturbed run to its end, among which the moment is chosen.
+            jobs: seconds that each job of an undisturbed run took: one of them is chosen, then a moment in it.
             pause: seconds for which a server is stopped.
         """
         process = self._deployed() if kind in DEPLOYED else self.start("run", str(self.recipe))
-        self._wait_for_work(process, begun)
+        self._wait_for_work(process, jobs)
         if kind in SERVERS:
             before, since, job = frozenset(finished(self.home)), time.time(), self._job()
             if self._over():
@@ -152,13 +153,17 @@ class Round:
             raise SystemExit(f"the retry is {state}, its worker ended with {worker.returncode}: see {self.folder}")
         return self._last()
 
-    def _wait_for_work(self, process: "subprocess.Popen[bytes]", begun: float) -> None:
-        """Until the run has begun its first job, then for a random part of the seconds that all its jobs take."""
-        while not list(self.home.glob("runs/*/jobs/*")):
+    def _wait_for_work(self, process: "subprocess.Popen[bytes]", jobs: Sequence[float]) -> None:
+        """Until the run has begun a job, any of them, then for a random part of the seconds that this job takes."""
+        (chosen,) = self.chance.choices(range(len(jobs)), weights=jobs)
+        moment = self.chance.random() * jobs[chosen]
+        while not self.runs() or len(self._begun()) <= chosen:
             if process.poll() is not None:
-                raise SystemExit(f"nothing began, and the process ended with {process.returncode}: see {self.folder}")
+                raise SystemExit(f"it never began job {chosen + 1} and ended with {process.returncode}: {self.folder}")
             time.sleep(POLL_SECONDS)
-        time.sleep(self.chance.random() * begun)
+        until = time.monotonic() + moment
+        while time.monotonic() < until and len(self._begun()) == chosen + 1:  # faster than the undisturbed one: now
+            time.sleep(POLL_SECONDS)
 
     def _target(self, kind: str, process: "subprocess.Popen[bytes]") -> psutil.Process | None:
         """Whom to kill; at the very end of a run there may be nobody."""
@@ -188,8 +193,12 @@ class Round:
 
     def _job(self) -> str:
         """The job that began last."""
-        begun = [record for record in journal.read(self._last()) if record["kind"] == "child"]
+        begun = self._begun()
         return f"{begun[-1]['label']} · {begun[-1]['what']}" if begun else "the beginning"
+
+    def _begun(self) -> list[journal.Record]:
+        """All jobs that the last run began."""
+        return [record for record in journal.read(self._last()) if record["kind"] == "child"]
 
 
 def _workers(guard: int) -> list[psutil.Process]:
