@@ -28,7 +28,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import yaml
-from aftermath import COUNTED, Counts, Job, held, identities, left_over, moved, recomputed, unclosed, weights
+from aftermath import COUNTED, Counts, Job, held, identities, left_over, marked, moved, recomputed, unclosed, weights
 from servers import served
 from strikes import KINDS, Round, Struck
 
@@ -100,7 +100,12 @@ def main() -> int:
             kind = given.kinds[number % len(given.kinds)]
             for attempt in range(TRIES):
                 current = Round(folder / f"{number:03}-{kind}-{attempt}", recipe, servers, chance)
-                struck = current.strike(kind, jobs, given.pause)
+                try:
+                    struck = current.strike(kind, jobs, given.pause)
+                except BaseException:  # Ctrl-C, or a run that broke: what was begun is nobody else's to end
+                    for process in marked(str(current.folder)):
+                        process.kill()
+                    raise
                 if struck is not None:
                     break
                 print(f"{number + 1:3} {kind:<8} came too late, once more", flush=True)  # noqa: T201

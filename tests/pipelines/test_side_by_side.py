@@ -139,7 +139,8 @@ def test_a_job_whose_turn_has_come_wants_room_on_the_disk_first(execution: Execu
     with Slot("cpu", Waiter("another")):
         job = waiting_job(spec, tmp_path / "job", "")
     code, last = job.wait(), read(events_file(tmp_path / "job"))[0][-1]
-    words = rf"^2 quantize.rtn: up to 2,000,000,000\.0 GB are to be written, and {execution.plan.home.store.root} has .* kept"
+    store = execution.plan.home.store.root
+    words = rf"^2 quantize.rtn: up to 2,000,000,000\.0 GB are to be written, and {store} has .* kept"
     with pytest.raises(StageFailed, match=words):
         outcome(code, last, "2 quantize.rtn", tmp_path / "job" / "log.txt", {})
     assert not any(list((execution.plan.home.store.root / kind).glob("*")) for kind in ("tmp", "state", "evaluation"))
