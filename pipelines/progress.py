@@ -136,7 +136,7 @@ class _View:
         decision = record["decision"]
         mark = "[green]✓[/green]" if decision["kept"] else "[red]✗[/red]"
         self.console.print(
-            f"{mark} gate after {decision['label']}: {decision['text']}", highlight=False, soft_wrap=True
+            f"{mark} gate after {decision['label']}: {escape(decision['text'])}", highlight=False, soft_wrap=True
         )
         if record["again"] is not None:  # from there the steps run anew
             self.bars.update(self.whole, completed=record["again"], total=len(record["needs"]))

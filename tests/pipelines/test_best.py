@@ -101,7 +101,11 @@ def test_what_a_gate_stopped_is_not_offered_though_it_keeps_most(stocked: "Shelf
 
 def test_what_has_no_scores_is_not_said_to_be_alike(stocked: "Shelf") -> None:
     row = stocked.run("r3", "old", ("unscored", 50 * MB, 0.021))[-1]
-    (stocked.home.store.folder("evaluation", row.evaluation) / "scores.json").unlink()
+    folder = stocked.home.store.folder("evaluation", row.evaluation)
+    (folder / "scores.json").unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]["scores.json"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     found = best.choose(stocked.home, margin=1)
     assert (found.winner.row.name, names(found.unscored), found.alike) == ("large", ["unscored"], ())
     assert "unscored" not in names(found.as_good) and found.as_json()["not_compared"] == [hash_json("unscored")]

@@ -256,6 +256,4 @@ def test_a_sweep_is_a_run_with_its_plot_and_a_view_of_its_variants(place: Home, 
     assert kept == {"pareto.png", "sweep.csv"} and swept.data.metrics["variants"] == 2
     header, *lines = (folder / "sweep.csv").read_text().splitlines()
     assert header.startswith("variant,order,stages.0.ffn,status,run,step,name") and len(lines) == 3
-    cells = dict(zip(header.split(","), lines[0].split(","), strict=True))
-    assert (cells["bytes.ffn"], cells["batch.4.p95"]) == ("600.0", "0.25") and "{" not in "".join(lines)
     assert len(parents(place)) == 3  # the sweep's own run is none of the pipelines'
