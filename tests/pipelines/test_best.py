@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +125,9 @@ def test_of_more_models_than_the_draws_can_tell_none_is_as_good(shelf: "Shelf") 
 def test_names_in_brackets_are_names(stocked: "Shelf") -> None:
     found = best.choose(stocked.home)
     named = replace(found, group=replace(found.group, origin="/data/[proj]/[/x]"))
-    assert "/data/[proj]/[/x]" in shown(named)
+    written = StringIO()
+    best.show(Console(file=written), named)
+    assert "/data/[proj]/[/x]" in written.getvalue()
 
 
 def shown(found: best.Choice) -> str:
