@@ -1,8 +1,9 @@
 """Where the tasks of an lm-eval folder lead: to files that are hashed, or out of it and to code, which is refused.
 
 A task's YAML can name other YAML (``include``), data (``dataset_path``, ``data_files``) and functions. It is read here
-as YAML's events, of which nothing is made, let alone called. Templates are lm-eval's own Jinja, which is no sandbox:
-what reaches for names between double underscores is refused, and a folder of tasks is still a matter of trust.
+as YAML's events, of which nothing is made, let alone called. Templates are Jinja, and no text says beforehand what one
+reaches for: they are carried out in Jinja's sandbox (:mod:`attar.lm_eval_tasks`). A folder of tasks is still a matter
+of trust.
 """
 
 import glob

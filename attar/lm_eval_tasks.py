@@ -1,13 +1,16 @@
 """EleutherAI's lm-eval on a model of ours: the same figures as its own command line gives on the same folder.
 
 It is imported only when a recipe asks for its tasks. The model goes in as it is, so that packed weights and adapters
-are measured in Attar's runtime; seeds and defaults are those of ``lm_eval run``.
+are measured in Attar's runtime; seeds and defaults are those of ``lm_eval run``. Templates of tasks, which lm-eval
+would let do whatever Python can, are carried out in Jinja's sandbox.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment
+from jinja2.sandbox import SandboxedEnvironment
 from torch import nn
 
 from attar.errors import BadInput, StageFailed, first_line, nearest
@@ -19,13 +22,26 @@ BATCH = 8  # as ``--batch_size 8``
 
 def load(names: Sequence[str], folder: Path | None) -> Any:
     """lm-eval's tasks; raises :class:`BadInput` for a name it does not know."""
+    import lm_eval.utils
     from lm_eval.tasks import TaskManager
 
+    lm_eval.utils.env = sandboxed(lm_eval.utils.env)
     manager = TaskManager(include_path=str(folder) if folder else None)
     for name in names:
         if name not in manager.all_tasks:
             raise BadInput(f"measure.lm_eval: lm-eval has no task {name!r}; {_like(name, manager.all_tasks)}")
     return manager, list(names)
+
+
+def sandboxed(environment: Environment) -> SandboxedEnvironment:
+    """The same environment of templates, without a way from values to their classes and to Python's functions."""
+    found = SandboxedEnvironment(
+        loader=environment.loader,
+        undefined=environment.undefined,
+        keep_trailing_newline=environment.keep_trailing_newline,
+    )
+    found.filters |= {name: kept for name, kept in environment.filters.items() if name not in found.filters}
+    return found
 
 
 def answer(

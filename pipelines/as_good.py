@@ -39,5 +39,7 @@ def judge(one: "Scores", other: "Scores", headline: float, margin: float, tests:
     lost = headline * (1 - found.low)
     if found.note:
         return Judged(False, lost, f"nobody can tell whether it is worse in headline ({found.note})")
+    if found.low == 0:
+        return Judged(False, lost, f"nobody can tell whether it is worse in headline ({tests} are judged at once)")
     text = f"may be worse in headline by {100 * max(0.0, lost):.1f} points, where {100 * margin:g} is the margin"
     return Judged(lost <= margin, lost, text)

@@ -21,6 +21,7 @@ from pipelines.gates import MEASURES, Figure, Gate
 from pipelines.home import Home
 from pipelines.report import COLUMNS
 
+UNKNOWN = "not distinguishable"
 SHOWN = ("size", "retained\nquality", "KL\nnats", "decode\ntok/s")  # of the report's columns
 
 
@@ -30,15 +31,16 @@ class Choice:
 
     group: Group
     ranked: tuple[Candidate, ...]  # all of them, the best first
-    breaches: dict[str, str]  # fingerprint → which limits it does not keep
+    breaches: dict[str, str]  # fingerprint → which limits, or gates of its run, it does not keep
     winner: Candidate
     alike: tuple[Candidate, ...]  # within the limits, and not distinguishable from the winner
     smallest: Candidate  # of the winner and those as good
-    front: tuple[Candidate, ...]  # of all
+    front: tuple[Candidate, ...]  # of all that no gate stopped
     others: tuple[Group, ...] = ()  # which are not comparable with these
     as_good: tuple[Candidate, ...] = ()  # smaller than the winner, and within the margin of its headline beyond doubt
     margin: float = MARGIN
     few: str | None = None  # why nobody can tell the models apart
+    unscored: tuple[Candidate, ...] = ()  # within the limits, without scores that could be compared with the winner's
 
     def as_json(self) -> dict[str, Any]:
         on_front = {one.row.fingerprint for one in self.front}
@@ -57,6 +59,7 @@ class Choice:
             "group": self.group.label,
             "winner": self.winner.row.fingerprint,
             "not_distinguishable": [one.row.fingerprint for one in self.alike],
+            "not_compared": [one.row.fingerprint for one in self.unscored],
             "as_good": [one.row.fingerprint for one in self.as_good],
             "margin": self.margin,
             "smallest": self.smallest.row.fingerprint,
@@ -89,12 +92,13 @@ def limits(max_bytes: str | None, least: Sequence[str] = (), most: Sequence[str]
 def choose(home: Home, asked: Sequence[Gate] = (), recipe: str | None = None, margin: float = MARGIN) -> Choice:
     """The best of what was ever measured in a home.
 
-    The winner keeps every limit and has the highest retained quality, the smaller one of equals. It is compared with
-    all others within the limits in pairs over documents; together they err no more often than one test may (Holm). A
-    smaller one is offered in its place only if it is as good beyond doubt, see :mod:`pipelines.as_good`.
+    The winner keeps every limit, was stopped by no gate and has the highest retained quality, the smaller one of
+    equals. It is compared with all others within the limits in pairs over documents; together they err no more often
+    than one test may (Holm). A smaller one is offered in its place only if it is as good beyond doubt, see
+    :mod:`pipelines.as_good`.
 
     Raises:
-        BadInput: nothing was measured, or no model keeps the limits.
+        BadInput: nothing was measured, or no model keeps the limits and its gates.
     """
     groups = candidates.read(home)
     group = candidates.of_recipe(groups, recipe)
@@ -106,22 +110,31 @@ def among(
 ) -> Choice:
     """The same of one group, beside others that are not ranked with it."""
     ranked = sorted(group.candidates, key=lambda one: (-one.retained, one.bytes))
-    judged = {one.row.fingerprint: _breached(one, group, asked, store) for one in ranked}
+    judged = {
+        one.row.fingerprint: [*_breached(one, group, asked, store), *filter(None, [one.refused])] for one in ranked
+    }
     breaches = {name: "; ".join(texts) for name, texts in judged.items() if texts}
     fitting = [one for one in ranked if one.row.fingerprint not in breaches]
     if not fitting:
-        nearest = min(ranked, key=lambda one: _distance(one, asked, store))
+        nearest = min(ranked, key=lambda one: (_distance(one, asked, store), bool(one.refused)))
         rules = ", ".join(gate.rule for gate in asked)
+        gated = "the gates of its recipe" if any(one.refused for one in ranked) else ""
+        wanted = " and ".join(filter(None, [rules, gated]))
         raise BadInput(
-            f"none of the {len(ranked)} models made of {group.label} keeps {rules}; the nearest is {nearest.label}: "
+            f"none of the {len(ranked)} models made of {group.label} keeps {wanted}; the nearest is {nearest.label}: "
             f"{breaches[nearest.row.fingerprint]}; its folder is {nearest.row.folder}"
         )
     winner, *rest = fitting
-    alike, few = _alike(winner, rest, store)
-    equals = () if few else _as_good(winner, rest, margin, store)
+    best = _scored(winner, store)
+    found = [(one, _scored(one, store)) for one in rest]
+    pairs = [(one, other) for one, other in found if other is not None]
+    unscored = tuple(one for one, other in found if best is None or other is None)
+    alike, few = ((), None) if best is None else _alike(best, pairs)
+    equals = () if few or best is None else _as_good(winner, best, pairs, margin)
     smallest = min((winner, *equals), key=lambda one: one.bytes)
+    unbeaten = tuple(front([one for one in ranked if not one.refused]))
     return Choice(
-        group, tuple(ranked), breaches, winner, alike, smallest, tuple(front(ranked)), others, equals, margin, few
+        group, tuple(ranked), breaches, winner, alike, smallest, unbeaten, others, equals, margin, few, unscored
     )
 
 
@@ -136,7 +149,7 @@ def show(console: Console, choice: Choice) -> None:
 
 
 def _table(choice: Choice, beside: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=choice.group.label, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(choice.group.label), title_justify="left")
     texts = dict(COLUMNS)
     for heading in ("", "model", *SHOWN, *(("recipe", "run", "fingerprint") if beside else ())):
         table.add_column(heading, justify="right" if heading in SHOWN else "left", no_wrap=True)
@@ -144,9 +157,9 @@ def _table(choice: Choice, beside: bool) -> Table:
     alike = {one.row.fingerprint for one in choice.alike}
     for one in choice.ranked:
         name = one.row.fingerprint
-        mark = ("★" if name in on_front else "") + ("≈" if name in alike else "")
+        mark = "✗" if one.refused else ("★" if name in on_front else "") + ("≈" if name in alike else "")
         style = "bold" if one is choice.winner else "dim" if name in choice.breaches else ""
-        source = [one.recipe or "–", one.run or "–", name]
+        source = [Text(one.recipe or "–"), Text(one.run or "–"), Text(name)]
         model = Text(one.row.name if beside else "\n".join([one.row.name, *filter(None, (one.run, name))]))
         table.add_row(mark, model, *(texts[heading](one.row) for heading in SHOWN), *source[: 3 * beside], style=style)
     return table
@@ -154,13 +167,19 @@ def _table(choice: Choice, beside: bool) -> Table:
 
 def _sentences(choice: Choice) -> list[str]:
     winner, smallest = choice.winner, choice.smallest
-    within = f", within the limits ({len(choice.breaches)} are not)" if choice.breaches else ""
+    refused = [one for one in choice.ranked if one.refused]
+    beyond = len(choice.breaches) - len(refused)
+    within = f", within the limits ({beyond} are not)" if beyond else ""
     told = [f"best{within}: {winner.label}, in {winner.row.folder}"]
     if choice.few:
         told.append(f"{choice.few}; so no smaller one is offered in its place")
     elif choice.alike:
         names = ", ".join(one.label for one in choice.alike)
-        told.append(f"≈ not distinguishable from it (paired over documents, Holm's correction): {names}")
+        told.append(f"≈ {UNKNOWN} from it (paired over documents, Holm's correction): {names}")
+    if choice.unscored:
+        names = ", ".join(one.label for one in choice.unscored)
+        told.append(f"no scores per document, so not compared with it: {names}")
+    told += [f"✗ stopped by a gate, so not offered: {one.label} ({one.refused})" for one in refused]
     points = f"{100 * choice.margin:g} {'point' if choice.margin == MARGIN else 'points'} of headline"
     if smallest is not winner:
         told.append(
@@ -213,44 +232,36 @@ def _figure(one: Candidate, gate: Gate, store: Store) -> Figure:
     return gating.figure(gate.measure, one.row, one.origin, store)
 
 
-Alike = tuple[tuple[Candidate, ...], str | None]
+Pairs = Sequence[tuple[Candidate, scores.Scores]]
 
 
-def _alike(winner: Candidate, rest: Sequence[Candidate], store: Store) -> Alike:
-    """Those that a paired comparison does not tell apart from the winner, or that have no scores to compare.
+def _alike(best: scores.Scores, rest: Pairs) -> tuple[tuple[Candidate, ...], str | None]:
+    """Those that a paired comparison does not tell apart from the winner, whose scores are ``best``.
 
     None, and why, where no comparison of so many could tell any two models apart.
     """
     from attar import statistics  # numpy, which the command line does without until there is something to compare
 
-    best, others = _scored(winner, store), [_scored(one, store) for one in rest]
-    found = [statistics.difference(other, best) if other and best else None for other in others]
-    count = sum(pair is not None for pair in found)
-    if best and count:
-        documents, needed = len(best.ids), statistics.fewest(count)
-        if needed is None:
-            return (), f"too many models to tell them apart ({count} comparisons at once); narrow them by limits"
-        if documents < needed:
-            told = f"too few documents to tell them apart ({documents}; at least {needed} needed"
-            return (), f"{told} for {count} {'comparison' if count == 1 else 'comparisons'})"
-    held = statistics.holm([1.0 if pair is None else pair.p for pair in found])
-    alike = tuple(
-        one
-        for one, pair, told in zip(rest, found, held, strict=True)
-        if pair is None or not told or pair.verdict == "not distinguishable"
-    )
-    return alike, None
+    found = [(one, statistics.difference(other, best)) for one, other in rest]
+    count, documents = len(found), len(best.ids)
+    if not count:
+        return (), None
+    if (needed := statistics.fewest(count)) is None:
+        return (), f"too many models to tell them apart ({count} comparisons at once); narrow them by limits"
+    if documents < needed:
+        told = f"too few documents to tell them apart ({documents}; at least {needed} needed"
+        return (), f"{told} for {count} {'comparison' if count == 1 else 'comparisons'})"
+    held = statistics.holm([pair.p for _, pair in found])
+    alike = (one for (one, pair), told in zip(found, held, strict=True) if not told or pair.verdict == UNKNOWN)
+    return tuple(alike), None
 
 
-def _as_good(winner: Candidate, rest: Sequence[Candidate], margin: float, store: Store) -> tuple[Candidate, ...]:
+def _as_good(winner: Candidate, best: scores.Scores, rest: Pairs, margin: float) -> tuple[Candidate, ...]:
     """The smaller ones that lose less than the margin against the winner, all judged together."""
-    best = _scored(winner, store)
-    pairs = [(one, _scored(one, store)) for one in rest if one.bytes < winner.bytes]
-    scored = [(one, found) for one, found in pairs if found is not None]
-    if best is None:
-        return ()
-    headline, tests = winner.retained, len(scored)
-    return tuple(one for one, found in scored if as_good.judge(found, best, headline, margin, tests).kept)
+    smaller = [(one, found) for one, found in rest if one.bytes < winner.bytes]
+    return tuple(
+        one for one, found in smaller if as_good.judge(found, best, winner.retained, margin, len(smaller)).kept
+    )
 
 
 def _scored(one: Candidate, store: Store) -> scores.Scores | None:

@@ -27,6 +27,7 @@ class Candidate:
     when: float  # of the newest run that has it
     run: str = ""  # empty where no run's report names it, as of a value that a gate tried
     recipe: str = ""
+    refused: str = ""  # by which gates of that run
 
     @property
     def bytes(self) -> int:
@@ -68,6 +69,7 @@ class _Told:
     recipe: str
     model: str
     when: float
+    refused: str
 
 
 def read(home: Home) -> list[Group]:
@@ -114,7 +116,7 @@ def of_runs(reports: Sequence[Report], store: Store) -> list[Group]:
             continue
         result = json.loads((measured.folder / "result.json").read_text())
         if (key := group(result, "headline")) is not None:
-            one = Candidate(row, made.rows[0], result, float(when), made.run, made.recipe)
+            one = Candidate(row, made.rows[0], result, float(when), made.run, made.recipe, _refused(made, row))
             found.setdefault(key, {})[row.fingerprint] = one
             labels[key] = _how(result)
     made_of = [Group("the origin", labels[key], tuple(ones.values())) for key, ones in found.items()]
@@ -189,7 +191,8 @@ def _candidate(
         return None
     beside = origin.rows.get(result[KEY][HASH]) or next(iter(origin.rows.values()))
     if told is not None:
-        return Candidate(replace(told.row, folder=str(made.folder)), beside, result, told.when, told.run, told.recipe)
+        row = replace(told.row, folder=str(made.folder))
+        return Candidate(row, beside, result, told.when, told.run, told.recipe, told.refused)
     if origin.reference is None:
         return None
     stage = str(made.manifest.get("settings", {}).get("stage", "model"))
@@ -223,6 +226,14 @@ def _reports(home: Home) -> dict[str, _Told]:
             model = made.rows[0].folder
         when = (folder / "journal.jsonl").stat().st_mtime if (folder / "journal.jsonl").is_file() else 0.0
         found |= {
-            row.evaluation: _Told(row, folder.name, made.recipe, model, when) for row in made.rows if row.pairs is None
+            row.evaluation: _Told(row, folder.name, made.recipe, model, when, _refused(made, row))
+            for row in made.rows
+            if row.pairs is None
         }
     return found
+
+
+def _refused(made: Report, row: Row) -> str:
+    """The gates that stopped a run at a step, in words."""
+    told = (one.text for one in made.gates if one.step == row.step and one.action == "stop" and not one.kept)
+    return "; ".join(told)

@@ -54,14 +54,11 @@ def run(
     prefect_check.check()
     console = _console()
     plan = _plan(parsed, place, True, console)
-    console.print(
-        f"{parsed.name}: {changes.compare(plan).line}\n"
-        f"about {progress.duration(plan.seconds)} on {plan.machine.device} ({plan.machine.dtype})",
-        highlight=False,
-        soft_wrap=True,
-    )
+    told = f"about {progress.duration(plan.seconds)} on {plan.machine.device} ({plan.machine.dtype})"
+    told = f"{parsed.name}: {changes.compare(plan).line}\n{told}"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
     for text in plan.warnings:
-        console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+        console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     if plan.seconds and not plan.machine.device.startswith("cuda"):
         child.prepare(plan.machine.threads)  # while the servers start
     name = place.new_run(parsed.name)
@@ -85,7 +82,8 @@ def run(
             return 0
 
         def warn(error: Exception) -> None:
-            console.print(f"warning: {patience.lost(error)}", style="yellow", highlight=False, soft_wrap=True)
+            text = f"warning: {patience.lost(error)}"
+            console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
         stack.enter_context(progress.shown(folder, console))
         with patience.LastWord(outcome, tell):
@@ -151,7 +149,7 @@ def deploy(
         _print_json({one.name: one.what for one in done})
         return
     for one in done:
-        _console(stderr=False).print(f"{one.name}: {one.what}", highlight=False, soft_wrap=True)
+        _console(stderr=False).print(f"{one.name}: {one.what}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -216,9 +214,8 @@ def doctor(home: HomeFolder = None, as_json: AsJson = False) -> None:
         console = _console(stderr=False)
         marks = {"ok": "[green]✓[/green]", "note": "[yellow]•[/yellow]", "bad": "[red]✗[/red]"}
         for result in results:
-            console.print(
-                f"{marks[result.state]} [bold]{result.name:<12}[/bold] {result.text}", highlight=False, soft_wrap=True
-            )
+            console.print(f"{marks[result.state]} [bold]{result.name:<12}[/bold]", end=" ")
+            console.print(result.text, highlight=False, markup=False, soft_wrap=True)
     if any(result.state == "bad" for result in results):
         raise typer.Exit(2)
 
@@ -237,7 +234,7 @@ def sync(home: HomeFolder = None, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(results)
     for name, count in {} if as_json else results.items():
-        _console(stderr=False).print(f"{name}: {count} records sent", highlight=False, soft_wrap=True)
+        _console(stderr=False).print(f"{name}: {count} records sent", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

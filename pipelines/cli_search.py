@@ -56,7 +56,8 @@ def sweep(
     def hear(trial: Trial) -> None:
         told = trial.status if trial.row is None else f"retained {trial.row.retained:.1%} of the quality"
         told = trial.text if trial.status == "outdated" else told
-        console.print(f"variant {trial.number:02} ({trial.label}): {told}", highlight=False, soft_wrap=True)
+        text = f"variant {trial.number:02} ({trial.label}): {told}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)  # labels and folders may hold brackets
 
     why = going.go(runner.carry, runner.foresee, hear)
     found = going.trials()
@@ -74,10 +75,10 @@ def sweep(
         return
     out = Console()
     variants.show(out, found)
-    out.print(f"{why}; ★ no other is smaller and better\nplot    {picture}", highlight=False, soft_wrap=True)
-    out.print(f"report  {page}", highlight=False, soft_wrap=True)
-    if compared is not None:
-        out.print(f"compare {compared}", highlight=False, soft_wrap=True, markup=False)
+    lines = [f"{why}; ★ no other is smaller and better", f"plot    {picture}", f"report  {page}"]
+    lines += [f"compare {compared}"] if compared is not None else []
+    for line in lines:
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _tracked(home: "Home", document: dict[str, Any], folder: Path, found: "list[Trial]", files: list[Path]) -> str:

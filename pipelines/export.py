@@ -91,7 +91,6 @@ def _free(to: Path, home: Home) -> Path:
             raise BadInput(f"{target} exists and is no folder; name a new one")
         if target.is_dir() and any(target.iterdir()):
             raise BadInput(f"{target} exists and is not empty; name a new folder, nothing is ever written over")
-        target.parent.mkdir(parents=True, exist_ok=True)
         real = target.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # no permission, a name too long, an unknown ~user
         raise BadInput(f"{to} cannot be written ({first_line(error)}); name another folder") from None
@@ -120,6 +119,7 @@ def _require_disk(parent: Path, artifact: Artifact, licence: Licence) -> None:
 def _draft(target: Path) -> Iterator[Path]:
     """A new folder beside the target, gone at the end unless it has got the target's name."""
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)  # not before it is known that something will lie there
         draft = Path(mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
         draft.chmod(0o755)
     except OSError as error:

@@ -1,5 +1,6 @@
 """The licence of a model, where it can be known: from its card, its GGUF file, its package or its licence file."""
 
+import hashlib
 import re
 import struct
 from collections.abc import Iterator
@@ -16,15 +17,25 @@ SLUG = re.compile(r"[a-z0-9][a-z0-9.+-]{0,95}")  # of a licence on the hub
 FRONT = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 FILE = re.compile(r"(?i)(licen[cs]e|copying|notice|use_policy)([._-][\w.-]*)?", re.ASCII)
 LARGEST = 1_000_000  # bytes of a text
-# By what stands near their beginning, where a text is all there is.
-TEXTS = (
-    ("apache-2.0", r"apache license\s+version 2\.0"),
-    ("mit", r"permission is hereby granted, free of charge, to any person obtaining a copy"),
-    ("agpl-3.0", r"gnu affero general public license\s+version 3"),
-    ("lgpl-3.0", r"gnu lesser general public license\s+version 3"),
-    ("gpl-3.0", r"gnu general public license\s+version 3"),
-    ("mpl-2.0", r"mozilla public license,? version 2\.0"),
+SHORT = 200  # characters of a field that names licences, and is not the text of one
+NAMED = "of-the-origin"  # a licence that has no name on the hub
+TEXT = re.compile(r"(?i)(licen[cs]e|copying)([._-][\w.-]*)?", re.ASCII)  # of those, what may be a licence's text
+COPYRIGHT = re.compile(
+    r"(?im)^[^\w\n]*(?:copyright\s*(?:\(c\)|©|[\[{]yyyy|\d{4})|\(c\)\s*\d{4}|all rights reserved)[^\n]{0,200}$"
 )
+TITLE = re.compile(r"(?:the )?mit license (?:mit )?")  # which some leave out
+# SHA-256 of the words of a text, the lines about the copyright aside: one more word, and it is another licence.
+TEXTS = {
+    "e87dea5078ce2faaea46d3475af18d30a5c0ac0f09425b60b3e0c6569f72f8d2": "apache-2.0",
+    "f45538b138cf9aea39fa205de037a0bede8305e68281650e7ab809a8b3ebb2f0": "apache-2.0",  # without its appendix
+    "37599287c15c2f2ec060c3c3b55bdf69e3bc7a8aeeb9cd57e18800088789538a": "apache-2.0",  # without its last line, too
+    "0cf21bdfd1964a97a8615e128534845826afbc887edc95aa5c925cbf64386b5c": "mit",
+    "4852776855bb71387e360d4f37fd80ec81760e340bd51e973e21c218545fdbed": "agpl-3.0",
+    "aae2b222477171fb64e298e7965e768a9a6f85320646b266c94399ac029d42be": "lgpl-3.0",
+    "eaab5d82fdcca441d83a1913bbf07e4de3a739e190578c0bffde24f84e93bb2a": "gpl-3.0",
+    "f82071285728ca3ec7685ee9bc4acdae0b8267142a4d20b8f1805eabedb4a98a": "mpl-2.0",
+}
+NONE = ("unknown", "none", "null", "no", "false", "na", "n-a", "tbd", "todo", "-")  # what says nothing
 # What packages say in words of their own.
 WORDS = {
     "apache": "apache-2.0",
@@ -57,7 +68,10 @@ def find(spec: str, folder: Path) -> Licence:
     if file is None:
         return _of_folder(folder)
     texts = _texts(file.parent)
-    if (named := _slug(_general(file).get("license"))) is not None:
+    said = _general(file).get("license")
+    if several := _several(said):
+        return _other(several, f"its file {file.name}", texts)
+    if (named := _slug(said)) is not None:
         return Licence(named, f"its file {file.name} says so", texts)
     beside = _of_folder(file.parent)
     return beside if beside.name else Licence(None, f"its file {file.name} names none", texts)
@@ -69,19 +83,22 @@ def _of_folder(folder: Path) -> Licence:
     texts = _texts(folder)
     said = _front(folder / CARD)
     named = said.get("license")
+    if several := _several(named):
+        return _other(several, "its model card", texts)
     name = _slug(named[0] if isinstance(named, list) and named else named)
     if name is not None:
         more = tuple(
             (key, str(said[key])) for key in ("license_name", "license_link") if isinstance(said.get(key), str)
         )
         return Licence(name, "its model card says so", texts, more if name == "other" else ())
-    for text in texts:
-        if (name := _by_text(text)) is not None:
-            return Licence(name, f"its file {text.name} is this licence's text", texts)
-    if texts:
-        more = (("license_name", "of-the-origin"), ("license_link", texts[0].name))
-        return Licence("other", f"its text is the file {texts[0].name}", texts, more)
-    return Licence(None, "it has no model card that names one and no licence file")
+    own = [text for text in texts if TEXT.fullmatch(text.name)]
+    found = [_by_text(text) for text in own]
+    if found and found[0] is not None and len(set(found)) == 1:
+        return Licence(found[0], f"its file {own[0].name} is this licence's text", texts)
+    if own:
+        more = (("license_name", NAMED), ("license_link", own[0].name))
+        return Licence("other", f"its text is the file {' and '.join(text.name for text in own)}", texts, more)
+    return Licence(None, "it has no model card that names one and no licence file", texts)
 
 
 def _of_package(name: str) -> Licence:
@@ -97,10 +114,15 @@ def _of_package(name: str) -> Licence:
         if (slug := _slug(_general(file).get("license"))) is not None:
             return Licence(slug, f"the file {file.name} of the package {name} {found.version} says so", texts)
     said = found.metadata
-    fields = (entry for key in ("License-Expression", "License") for entry in said.get_all(key) or [])
+    fields = [entry for key in ("License-Expression", "License") for entry in said.get_all(key) or []]
+    if several := next(filter(None, map(_several, (entry for entry in fields if len(entry) < SHORT))), None):
+        return _other(several, f"the package {name} {found.version}", texts)
     named = next(filter(None, map(_slug, fields)), None)
     classifiers = [entry.rpartition(" :: ")[2] for entry in said.get_all("Classifier") or []]
-    named = named or next((CLASSIFIERS[entry] for entry in classifiers if entry in CLASSIFIERS), None)
+    known = list(dict.fromkeys(CLASSIFIERS[entry] for entry in classifiers if entry in CLASSIFIERS))
+    if named is None and len(known) > 1:
+        return _other(known, f"the package {name} {found.version}", texts)
+    named = named or next(iter(known), None)
     if named is None:
         return Licence(None, f"the package {name} {found.version} names none that is known", texts)
     return Licence(named, f"the package {name} {found.version} says so of itself", texts)
@@ -110,7 +132,20 @@ def _slug(value: Any) -> str | None:
     """A licence's name as the hub writes it; None of what is no plain name."""
     text = re.sub(r"\s+", "-", value.strip().lower()) if isinstance(value, str) else ""
     text = WORDS.get(text, text)
-    return text if SLUG.fullmatch(text) and text != "unknown" else None
+    return text if SLUG.fullmatch(text) and text not in NONE else None
+
+
+def _several(said: Any) -> list[str]:
+    """The names that are said, where more than one is: of a list, or of an expression such as ``MIT OR Apache-2.0``."""
+    listed = said if isinstance(said, list) else re.split(r"(?i)\s+(?:and|or|with)\s+|[,;|&]", str(said or ""))
+    names = list(dict.fromkeys(filter(None, (_slug(str(one).strip(" ()")) for one in listed))))
+    return names if len(names) > 1 else []
+
+
+def _other(names: list[str], who: str, texts: tuple[Path, ...]) -> Licence:
+    """Of several licences none is left out: the hub's own word for that is ``other``."""
+    link = (("license_link", texts[0].name),) if texts else ()
+    return Licence("other", f"{who} names several: {', '.join(names)}", texts, (("license_name", NAMED), *link))
 
 
 def _texts(folder: Path) -> tuple[Path, ...]:
@@ -129,11 +164,14 @@ def _readable(path: Path) -> bool:
 
 
 def _by_text(path: Path) -> str | None:
+    """Which licence a file is the whole text of, and nothing else."""
     try:
-        start = " ".join(path.read_text(encoding="utf-8", errors="replace").split()).lower()[:2000]
+        text = COPYRIGHT.sub(" ", path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return None
-    return next((name for name, pattern in TEXTS if re.search(pattern, start)), None)
+    words = " ".join(re.findall(r"[a-z0-9]+", text.lower().replace("https", "http")))
+    title = TITLE.match(words)
+    return TEXTS.get(hashlib.sha256(words[title.end() if title else 0 :].encode()).hexdigest())
 
 
 def _front(card: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -96,7 +97,7 @@ class _View:
         if kind == "run":
             self.bars.update(self.whole, description=record["name"], total=len(record["plan"]), note="steps")
         elif kind == "warning":
-            self.console.print(f"[yellow]warning:[/yellow] {record['text']}", highlight=False, soft_wrap=True)
+            self.console.print(f"[yellow]warning:[/yellow] {escape(record['text'])}", highlight=False, soft_wrap=True)
         elif kind == "step":
             self.began = time.monotonic()
             self.label = record["label"]
@@ -105,7 +106,7 @@ class _View:
         elif kind == "measured":
             self._measured(record["row"])
         elif kind == "probe":
-            self.console.print(f"[dim]probe[/dim] {record['text']}", highlight=False, soft_wrap=True)
+            self.console.print(f"[dim]probe[/dim] {escape(record['text'])}", highlight=False, soft_wrap=True)
         elif kind == "gate":
             self._gate(record)
         elif kind == "end-step":
@@ -135,7 +136,7 @@ class _View:
         decision = record["decision"]
         mark = "[green]✓[/green]" if decision["kept"] else "[red]✗[/red]"
         self.console.print(
-            f"{mark} gate after {decision['label']}: {decision['text']}", highlight=False, soft_wrap=True
+            f"{mark} gate after {decision['label']}: {escape(decision['text'])}", highlight=False, soft_wrap=True
         )
         if record["again"] is not None:  # from there the steps run anew
             self.bars.update(self.whole, completed=record["again"], total=len(record["needs"]))

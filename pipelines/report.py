@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -279,14 +279,20 @@ def save(report: Report, folder: Path) -> list[Path]:
     paths[0].write_text(json.dumps(report.as_json(), indent=1) + "\n")
     paths[1].write_text(f"# {report.recipe}, run {report.run}\n\n{markdown(report)}")
     with open(paths[2], "w", newline="") as file:
-        writer = csv.writer(file)
-        names = [field.name for field in fields(Row) if field.name not in ("tasks", *cost_figures.NESTED)]
-        nested = [task_figures.numbers(row.tasks) | cost_figures.numbers(vars(row)) for row in report.rows]
-        more = list(dict.fromkeys(name for found in nested for name in found))
-        writer.writerow([*names, *more])
-        for row, found in zip(report.rows, nested, strict=True):
-            writer.writerow([*(getattr(row, name) for name in names), *(found.get(name) for name in more)])
+        csv.writer(file).writerows(columns(report.rows))
     return paths
+
+
+def columns(rows: Sequence[Row]) -> list[list[Any]]:
+    """The names of all figures, and those of each row: a number or a word a cell."""
+    names = [field.name for field in fields(Row) if field.name not in ("tasks", *cost_figures.NESTED)]
+    nested = [task_figures.numbers(row.tasks) | cost_figures.numbers(vars(row)) for row in rows]
+    more = list(dict.fromkeys(name for found in nested for name in found))
+    lines = [
+        [*(getattr(row, name) for name in names), *(found.get(name) for name in more)]
+        for row, found in zip(rows, nested, strict=True)
+    ]
+    return [[*names, *more], *lines]
 
 
 def load(folder: Path) -> Report | None:

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from pipelines.home import Home
 from pipelines.plan import make_plan
 from pipelines.plot import GRID, INK, LINE
 from pipelines.recipe import Recipe
-from pipelines.report import Report, Row, interval
+from pipelines.report import Report, Row, columns, interval
 from pipelines.sweep import Foreseen, Trial
 
 
@@ -127,14 +126,14 @@ def table(trials: Sequence[Trial], path: Path) -> Path:
     """Write a CSV file: a line a variant, the best first, with its values, its run and its figures."""
     found = best_first(trials)
     values = sorted({name for trial in found for name in trial.values})
-    figures = [field.name for field in fields(Row) if field.name != "tasks"]
+    heads, *lines = columns([trial.row for trial in found if trial.row is not None])  # in the order of the variants
+    told = iter(lines)
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["variant", *values, "status", "run", *figures])
+        writer.writerow(["variant", *values, "status", "run", *heads])
         for trial in found:
-            told = [getattr(trial.row, name) for name in figures] if trial.row else []
             chosen = (trial.values.get(name, "") for name in values)
-            writer.writerow([trial.number, *chosen, trial.status, trial.run, *told])
+            writer.writerow([trial.number, *chosen, trial.status, trial.run, *(next(told) if trial.row else [])])
     return path
 
 

@@ -31,6 +31,32 @@ def test_a_missing_lm_eval_is_a_sentence() -> None:
         lm_eval_folder.require(["arc_easy"], "")
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        r"{{ lipsum|attr('\x5f\x5fglobals\x5f\x5f') }}",
+        "{{ lipsum['_' ~ '_globals_' ~ '_'].os.name }}",
+        "{{ (['_', '_class_', '_']|join) | regex_replace('a', 'a') and text[['_', '_class_', '_']|join] }}",
+        "{{ ('{0._' ~ '_class_' ~ '_}').format(text) }}",
+        "{{ [text]|map(attribute='_' ~ '_class_' ~ '_')|first }}",
+    ],
+)
+def test_a_template_reaches_no_python(template: str) -> None:
+    """None of these has two underscores side by side; lm-eval's own environment carries all of them out."""
+    from jinja2 import BaseLoader, Environment, StrictUndefined
+    from jinja2.exceptions import SecurityError, UndefinedError
+
+    from attar.lm_eval_tasks import sandboxed
+
+    theirs = Environment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
+    theirs.filters["regex_replace"] = lambda text, pattern, new: text.replace(pattern, new)
+    assert theirs.from_string(template).render(text="a")
+    with pytest.raises((SecurityError, UndefinedError)):
+        sandboxed(theirs).from_string(template).render(text="a")
+    plain = "{{ text|regex_replace('a', 'b') }}: {{ [1, 2]|join(', ') }}\n"
+    assert sandboxed(theirs).from_string(plain).render(text="a") == "b: 1, 2\n"
+
+
 @needed
 def test_wrong_folders_and_names_are_sentences(tmp_path: Path) -> None:
     from attar.lm_eval_tasks import load

@@ -1,7 +1,7 @@
 """Laws of comparisons: exact where it can be counted, honest under the null, sure where there is a difference."""
 
 from itertools import product
-from math import exp, log
+from math import exp, inf, log
 
 import numpy as np
 import pytest
@@ -162,3 +162,15 @@ def test_intervals_that_hold_together_are_wider() -> None:
     a, b = text(rng.normal(3, 0.3, 30)), text(rng.normal(3.1, 0.3, 30))
     one, ten = perplexity_retained(b, a), perplexity_retained(b, a, tests=10)
     assert ten.low < one.low < one.value == ten.value < one.high < ten.high
+
+
+@pytest.mark.parametrize("items", [6, 12, 30])
+def test_where_the_draws_do_not_reach_nothing_is_bounded(items: int) -> None:
+    """What happens once in 40,000 times is in none of 10,000 draws, however small the differences are."""
+    rng = GENERATOR(13)
+    losses = rng.normal(3, 0.3, items)
+    a, b = text(losses), text(losses + rng.normal(0.0001, 0.0001, items))
+    alone, together = difference(b, a), difference(b, a, tests=100)
+    assert abs(alone.low) < 0.001 > abs(alone.high) and alone.value == together.value
+    assert (together.low, together.high, together.verdict) == (-inf, inf, "not distinguishable")
+    assert perplexity_retained(b, a, tests=100).low == 0

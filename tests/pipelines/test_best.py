@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +12,11 @@ from rich.console import Console
 
 from attar.errors import BadInput
 from attar.fingerprint import hash_json
-from pipelines import best, cli
+from attar.scores import Scores
+from pipelines import as_good, best, cli, report
+from pipelines.gates import Decision
 from pipelines.home import Home
+from pipelines.report import Report
 
 if TYPE_CHECKING:
     from tests.pipelines.conftest import Shelf
@@ -75,6 +80,54 @@ def test_too_few_documents_offer_nothing_smaller(shelf: "Shelf", monkeypatch: py
     assert f"{told}; so no smaller one is offered" in shown(found) and "≈ not" not in shown(found)
     alone = best.choose(shelf.home, best.limits(None, ["headline=0.8"]))
     assert alone.few is None and alone.smallest.row.name == "middle"
+
+
+def test_what_a_gate_stopped_is_not_offered_though_it_keeps_most(stocked: "Shelf") -> None:
+    rows = stocked.run("r3", "gated", ("kept", 80 * MB, 0.015), ("stopped", 20 * MB, 0.01))
+    texts = ["headline ≥ 0.995 is not kept: 99.00 %", "kl ≤ 1 is kept"]
+    decided = [Decision(0, "headline ≥ 0.995", 2, "2 stopped", text == texts[1], "stop", text) for text in texts]
+    report.save(Report("r3", "gated", tuple(rows), tuple(decided)), stocked.home.runs / "r3")
+    found = best.choose(stocked.home, margin=1)
+    assert (found.ranked[0].row.name, found.winner.row.name, found.smallest.row.name) == ("stopped", "kept", "small")
+    for ones in (found.front, found.alike, found.as_good):
+        assert "stopped" not in names(ones)
+    assert found.breaches == {hash_json("stopped"): texts[0]}
+    assert f"✗ stopped by a gate, so not offered: stopped of run r3 ({texts[0]})" in shown(found)
+    alone = best.limits("30MB")
+    with pytest.raises(
+        BadInput, match="keeps bytes ≤ 30MB and the gates of its recipe; the nearest is stopped of run r3"
+    ):
+        best.choose(stocked.home, alone)
+
+
+def test_what_has_no_scores_is_not_said_to_be_alike(stocked: "Shelf") -> None:
+    row = stocked.run("r3", "old", ("unscored", 50 * MB, 0.021))[-1]
+    folder = stocked.home.store.folder("evaluation", row.evaluation)
+    (folder / "scores.json").unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]["scores.json"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = best.choose(stocked.home, margin=1)
+    assert (found.winner.row.name, names(found.unscored), found.alike) == ("large", ["unscored"], ())
+    assert "unscored" not in names(found.as_good) and found.as_json()["not_compared"] == [hash_json("unscored")]
+    text = shown(found)
+    assert "no scores per document, so not compared with it: unscored of run r3" in text and "≈ not" not in text
+
+
+def test_of_more_models_than_the_draws_can_tell_none_is_as_good(shelf: "Shelf") -> None:
+    """However wide the margin: an end that nobody has seen is none."""
+    one, two = (Scores(tuple("abcdefghijkl"), shelf.losses(more), (1,) * 12) for more in (0.02, 0.021))
+    assert as_good.judge(two, one, 0.98, 0.1).kept
+    judged = as_good.judge(two, one, 0.98, 0.1, tests=100)
+    assert not judged.kept and "100 are judged at once" in judged.text
+
+
+def test_names_in_brackets_are_names(stocked: "Shelf") -> None:
+    found = best.choose(stocked.home)
+    named = replace(found, group=replace(found.group, origin="/data/[proj]/[/x]"))
+    written = StringIO()
+    best.show(Console(file=written), named)
+    assert "/data/[proj]/[/x]" in written.getvalue()
 
 
 def shown(found: best.Choice) -> str:

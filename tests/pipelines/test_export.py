@@ -148,7 +148,7 @@ def test_what_names_no_model_is_a_sentence(
 ) -> None:
     asked = {"RUN": finished["run"], "MODEL": finished["rows"][-1]["fingerprint"]}.get(name, name)
     with pytest.raises(BadInput, match=said):
-        export(Home(attar.home), asked, tmp_path / "out", step)
+        export(Home(attar.home), asked, tmp_path / "deep" / "out", step)
     assert not list(tmp_path.iterdir())
 
 
@@ -162,11 +162,13 @@ def test_a_place_that_is_taken_or_the_stores_own_is_refused(
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "inside").symlink_to(home.store.root)
     places = ["file", "full", "link", "inside/mine", "file/below"]
-    for place in [*(tmp_path / name for name in places), home.store.root / "mine", home.runs / "mine"]:
+    deep = [tmp_path / "inside/a/b/mine", home.store.root / "a/b/mine", home.runs / "a/mine"]
+    for place in [*(tmp_path / name for name in places), home.store.root / "mine", home.runs / "mine", *deep]:
         with pytest.raises(BadInput, match=r"name (a new|another)"):
             export(home, finished["run"], place)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "inside", "link"]
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["theirs"]
+    assert not (home.store.root / "a").exists() and not (home.runs / "a").exists()
 
 
 def test_a_damaged_artifact_is_not_handed_out(shelf: Shelf, tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
-"""Sweeps as processes: what stops one stops the variant that it carries out."""
+"""Sweeps as processes: what stops one stops the variant that it carries out; and the file of their figures."""
 
+import csv
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from pipelines import journal
+from pipelines import journal, variants
+from pipelines.sweep import Trial
+from tests.pipelines.test_sweep import ROW
 
 
 def test_a_sweep_begun_in_a_scripts_background_can_be_stopped(
@@ -34,3 +38,14 @@ def test_a_sweep_begun_in_a_scripts_background_can_be_stopped(
     assert sweep.wait() == 130
     psutil.wait_procs(started, timeout=60)
     assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_cell_of_the_file_is_one_figure(tmp_path: Path) -> None:
+    rows = [replace(ROW, retained=0.4, parts={"ffn": 600}), replace(ROW, batches={"4": {"p95": 0.25}}), None]
+    trials = [Trial(n, {"ffn": n}, "finished" if row else "failed", f"r{n}", row=row) for n, row in enumerate(rows, 1)]
+    with open(variants.table(trials, tmp_path / "sweep.csv"), newline="") as file:
+        best, other, failed = csv.DictReader(file)
+    assert (best["variant"], best["batch.4.p95"], best["bytes.ffn"]) == ("2", "0.25", "")
+    assert (other["variant"], other["batch.4.p95"], other["bytes.ffn"]) == ("1", "", "600.0")
+    assert failed["status"] == "failed" and not failed["retained"]
+    assert "{" not in (tmp_path / "sweep.csv").read_text()
