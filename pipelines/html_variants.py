@@ -195,7 +195,7 @@ def variants(found: Comparison) -> list[Child]:
     for place, one in enumerate(ranked):
         kind = found.kind(one)
         line = [element("td", cells[place], class_="n" if name in FIGURES else None) for name, cells in kept]
-        lines.append(element("tr", line, class_=kind if kind in ("chosen", "refused") else None))
+        lines.append(element("tr", line, class_=kind if kind in ("chosen", "apart", "refused") else None))
     head = [element("th", _broken(name), class_="n" if name in FIGURES else None) for name, _ in kept]
     drawn = element("table", element("thead", element("tr", head)), element("tbody", lines), class_="figures")
     told = "; ".join(f"{name} {text}" for name, text in shared if text != "–")

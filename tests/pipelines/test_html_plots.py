@@ -32,13 +32,14 @@ def test_points_stay_at_their_ratio() -> None:
     points = [Point("origin", 100, 1.0, 1.0, None, None, "origin")]
     points += [Point(f"{n}", 40, 2.5, 0.7 - 0.01 * n, None, None, "behind", f"a{n}") for n in range(9)]
     points += [Point("small", 20, 5.0, 0.4, None, None, "on-front")]
+    points += [Point("other", 15, 4.0, 0.9, None, None, "apart")]  # which the front leaves out
     drawn = Parsed(str(pareto(points)))
     across = [float(a["cx"] or 0) for tag, a in drawn.tags if tag == "circle"][:9]
     (front,) = [a["points"] or "" for tag, a in drawn.tags if tag == "polyline"]
     xs = [float(pair.split(",")[0]) for pair in front.split()]
     assert len(xs) == 3 and len(set(across)) == 9
     assert all(abs(x - xs[1]) < 12 for x in across)
-    assert (xs[1] - xs[0]) / (xs[2] - xs[0]) == pytest.approx(1.5 / 4, abs=0.001)
+    assert (xs[1] - xs[0]) / (xs[2] - xs[0]) == pytest.approx(2.5 / 4, abs=0.001)
 
 
 def test_models_of_one_size_have_no_axis_of_ratios() -> None:
