@@ -8,8 +8,7 @@ import pytest
 from pipelines import html_waterfall, step_inputs
 from pipelines.html_plots import Point, pareto
 from pipelines.report import Report
-
-from .test_html_report import MB, Parsed
+from tests.pipelines.test_html_report import MB, Parsed
 
 if TYPE_CHECKING:
     from tests.pipelines.conftest import Shelf
