@@ -114,6 +114,7 @@ def finish(shelf: "Shelf", run: str, name: str, more: float, document: dict[str,
     row = shelf.run(run, "mine", (name, 1000, more))[-1]
     recipe = validate(document | {"champion": {"line": "mine", **policy}})
     folder = shelf.home.runs / run
+    (folder / "journal.jsonl").unlink()  # it ends only now
     written = Journal(folder, tracking.open_tracker(recipe, shelf.home, folder, True))
     written.write(
         "run", run=run, name="mine", recipe=recipe.model_dump(mode="json"), plan=[], machine={"device": "cpu"},
@@ -131,6 +132,7 @@ def test_a_finished_run_puts_its_last_model_up(shelf: "Shelf", document: dict[st
     rows = shelf.run("r1", "mine", ("first", 1000, 0.2), ("second", 900, 0.3))
     recipe = validate(document | {"champion": {"line": "mine"}})
     folder = shelf.home.runs / "r1"
+    (folder / "journal.jsonl").unlink()  # it ends only now
     execution = Execution(make_plan(recipe, shelf.home, complete=False), "r1", Journal(folder, NullTracker()))
     execution.rows += rows
     execution.finish(end)
