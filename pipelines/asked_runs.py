@@ -14,7 +14,7 @@ from pipelines.chain import spelled
 from pipelines.home import AS_RUN, RECIPE, RUN_ID, Home
 from pipelines.journal import Record
 from pipelines.report import Report
-from pipelines.sweep_space import ORDER
+from pipelines.sweep_space import ORDER, names
 
 SUFFIX = 9  # of a sweep's folder: a dash and eight digits of its recipe's hash
 MOST_SETTINGS = 4  # columns of what differs between runs that are no sweep's
@@ -97,7 +97,8 @@ def of_sweep(home: Home, folder: Path) -> Asked:
             failures.append(trial)
     if not shown:
         raise BadInput(f"no variant of the sweep {name} has finished yet; see {folder}")
-    headings = _headings(*shown[0])
+    whole, values = max(shown, key=lambda one: len(one[1].get(ORDER, [])))  # the order that leaves no stage out
+    headings = names(values, whole.document, values.get(ORDER))
     runs = [
         Shown(**vars(one) | {"values": {headings[path]: _word(one, path, value) for path, value in values.items()}})
         for one, values in shown
@@ -156,20 +157,6 @@ def _sweep(home: Home, name: str) -> Path | None:
 
 def _runs(folder: Path) -> list[str]:
     return [trial.run for trial in sweep.trials_in(folder) if trial.run]
-
-
-def _headings(one: Shown, values: Mapping[str, Any]) -> dict[str, str]:
-    """Path of a swept setting → its short name, with the stage's where two are called the same."""
-    stages = one.document.get("stages", [])
-    order = values.get(ORDER) or list(range(len(stages)))
-    short = [path.rpartition(".")[2] for path in values]
-    found = {}
-    for path, name in zip(values, short, strict=True):
-        parts = path.split(".")
-        place = int(parts[1]) if parts[0] == "stages" and len(parts) == 3 else -1
-        stage = stages[order.index(place)].get("stage", "") if place in order else parts[0]
-        found[path] = name if short.count(name) == 1 else f"{stage} {name}"
-    return found if len(set(found.values())) == len(found) else {path: path for path in found}
 
 
 def _word(one: Shown, path: str, value: Any) -> str:

@@ -15,6 +15,7 @@ from pipelines.journal import Journal
 from pipelines.process import this_process
 from pipelines.recipe import Recipe, validate
 from pipelines.sweep import Trial
+from pipelines.sweep_space import read
 from tests.pipelines.test_mlflow import NOWHERE, client_of, place, runs_of
 from tests.pipelines.test_sweep import ROW
 
@@ -258,6 +259,8 @@ def test_a_sweep_is_a_run_with_its_plot_and_a_view_of_its_variants(place: Home, 
     recipe = validate(document)
     for run, ffn in (("r1", 0.25), ("r2", 0.5), ("stranger", 0.75)):
         write(place, run, recipe, ffn=ffn)
+    document["stages"][0]["ffn"] = {"sweep": [0.125, 0.25, 0.5]}
+    space = read(document | {"sweep": {"orders": [[1, 0]]}})
     values: list[dict[str, Any]] = [{"stages.0.ffn": ffn, "order": [1, 0]} for ffn in (0.25, 0.5, 0.125)]
     ended = [Trial(number, values[number - 1], "finished", f"r{number}", row=ROW) for number in (1, 2)]
     trials = [*ended, Trial(3, values[2], "failed", text="it broke")]
@@ -266,7 +269,7 @@ def test_a_sweep_is_a_run_with_its_plot_and_a_view_of_its_variants(place: Home, 
     files = [variants.plot(trials, "small", folder / "pareto.png"), variants.table(trials, folder / "sweep.csv")]
     again = replace(ended[0], run="stranger")  # then a variant of it runs anew, and the same command comes again
     for now in ([again, *trials[1:]], trials):
-        where = mlflow_sweep.record(place, "attar", folder, now, files)
+        where = mlflow_sweep.record(place, "attar", folder, now, files, space)
     assert where.endswith("viewStateShareKey=small-1a2b")
     found = view(place, "small-1a2b")
     assert chart(found, "PARALLEL")[0]["selectedParams"] == ["ffn", "order"]
