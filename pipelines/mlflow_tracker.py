@@ -293,7 +293,7 @@ class MlflowTracker:
                 self.client.log_inputs(run, found)
 
     def _view(self) -> None:
-        """The page on which all runs of the experiment are compared."""
+        """The page on which the runs of the experiment are compared."""
         with self._part("view"):
             mlflow_view.keep(self.client, self.experiment)
 
