@@ -97,8 +97,8 @@ def of_sweep(home: Home, folder: Path) -> Asked:
             failures.append(trial)
     if not shown:
         raise BadInput(f"no variant of the sweep {name} has finished yet; see {folder}")
-    whole, values = max(shown, key=lambda one: len(one[1].get(ORDER, [])))  # the order that leaves no stage out
-    headings = names(values, whole.document, values.get(ORDER))
+    whole, given = max(shown, key=lambda one: len(one[1].get(ORDER, [])))  # the order that leaves no stage out
+    headings = names(given, whole.document, given.get(ORDER))
     runs = [
         Shown(**vars(one) | {"values": {headings[path]: _word(one, path, value) for path, value in values.items()}})
         for one, values in shown
