@@ -97,8 +97,7 @@ def of_sweep(home: Home, folder: Path) -> Asked:
             failures.append(trial)
     if not shown:
         raise BadInput(f"no variant of the sweep {name} has finished yet; see {folder}")
-    whole, given = max(shown, key=lambda one: len(one[1].get(ORDER, [])))  # the order that leaves no stage out
-    headings = names(given, whole.document, given.get(ORDER))
+    headings = _headings(*shown[0])
     runs = [
         Shown(**vars(one) | {"values": {headings[path]: _word(one, path, value) for path, value in values.items()}})
         for one, values in shown
@@ -157,6 +156,11 @@ def _sweep(home: Home, name: str) -> Path | None:
 
 def _runs(folder: Path) -> list[str]:
     return [trial.run for trial in sweep.trials_in(folder) if trial.run]
+
+
+def _headings(one: Shown, values: Mapping[str, Any]) -> dict[str, str]:
+    """Path of a swept setting → its name, as the sweep itself calls it."""
+    return names(values, one.document, values.get(ORDER))
 
 
 def _word(one: Shown, path: str, value: Any) -> str:
