@@ -18,6 +18,7 @@ from pipelines.sweep_space import ORDER, names
 
 SUFFIX = 9  # of a sweep's folder: a dash and eight digits of its recipe's hash
 MOST_SETTINGS = 4  # columns of what differs between runs that are no sweep's
+LONGEST = 40  # characters of a value
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Shown:
     recipe: str  # as YAML, with what gates changed in it
     status: str  # finished, failed, cancelled, or "" of one that has not said how it ended
     text: str = ""  # why it failed
-    values: Mapping[str, str] = field(default_factory=dict)  # what tells it from the others: setting → value
+    # What tells it from the others: setting → value in words, different words for different values.
+    values: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -43,6 +45,12 @@ class Shown:
     def kept_gates(self) -> bool:
         """Whether no gate has stopped it."""
         return not any(decision.action == "stop" and not decision.kept for decision in self.report.gates)
+
+    @property
+    def ended(self) -> str:
+        """How it ended, if otherwise than by being finished."""
+        told = {"finished": "", "failed": "failed", "cancelled": "was cancelled"}
+        return told.get(self.status, "has not ended")
 
     @property
     def document(self) -> dict[str, Any]:
@@ -98,8 +106,12 @@ def of_sweep(home: Home, folder: Path) -> Asked:
     if not shown:
         raise BadInput(f"no variant of the sweep {name} has finished yet; see {folder}")
     headings = _headings(*shown[0])
+    words = {
+        path: worded([(values[path], _word(one, path, values[path])) for one, values in shown if path in values])
+        for path in headings
+    }
     runs = [
-        Shown(**vars(one) | {"values": {headings[path]: _word(one, path, value) for path, value in values.items()}})
+        Shown(**vars(one) | {"values": {headings[path]: words[path][_key(values[path])] for path in values}})
         for one, values in shown
     ]
     told = []
@@ -163,30 +175,49 @@ def _headings(one: Shown, values: Mapping[str, Any]) -> dict[str, str]:
     return names(values, one.document, values.get(ORDER))
 
 
+def worded(found: Sequence[tuple[Any, str]]) -> dict[str, str]:
+    """Values and their words, as words by the value in JSON: those of two values are never the same.
+
+    Two long lists may look alike once they are shortened, and two orders where stages have one name: they are numbered.
+    """
+    words = {_key(value): text for value, text in found}
+    for text in set(words.values()):
+        alike = [key for key, other in words.items() if other == text]
+        if len(alike) > 1:
+            words |= {key: f"{text} #{number}" for number, key in enumerate(alike, start=1)}
+    return words if len(set(words.values())) == len(words) else {key: key for key in words}
+
+
 def _word(one: Shown, path: str, value: Any) -> str:
-    return spelled(one.document["stages"]) if path == ORDER else _plain(value)
+    return spelled(one.document.get("stages", [])) if path == ORDER else _plain(value)
 
 
 def _with_differences(shown: Sequence[Shown]) -> list[Shown]:
     """Runs that are no sweep's, told apart by the settings that differ most often."""
     flat = [dict(_flat({key: value for key, value in one.document.items() if key != "name"})) for one in shown]
     paths = dict.fromkeys(path for settings in flat for path in settings)
-    moving = {path: len({settings.get(path, "–") for settings in flat}) for path in paths}
+    words = {path: worded([(one[path], _plain(one[path])) for one in flat if path in one]) for path in paths}
+    moving = {path: len(found) + any(path not in one for one in flat) for path, found in words.items()}
     chosen = [path for path in sorted(moving, key=lambda path: -moving[path]) if moving[path] > 1][:MOST_SETTINGS]
-    return [
-        Shown(**vars(one) | {"values": {"recipe": one.report.recipe} | {p: settings.get(p, "–") for p in chosen}})
-        for one, settings in zip(shown, flat, strict=True)
-    ]
+    found = []
+    for one, settings in zip(shown, flat, strict=True):
+        told = {path: words[path][_key(settings[path])] if path in settings else "–" for path in chosen}
+        found.append(Shown(**vars(one) | {"values": {"recipe": one.report.recipe} | told}))
+    return found
 
 
-def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
+def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         return [pair for key, entry in value.items() for pair in _flat(entry, f"{path}.{key}".lstrip("."))]
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return [pair for place, entry in enumerate(value) for pair in _flat(entry, f"{path}.{place}")]
-    return [(path, _plain(value))]
+    return [(path, value)]
 
 
 def _plain(value: Any) -> str:
     told = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return told if len(told) <= 40 else f"{told[:37]}…"
+    return told if len(told) <= LONGEST else f"{told[: LONGEST - 3]}…"
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

@@ -96,12 +96,12 @@ def summary(made: Lineage) -> str:
     """The first paragraph: what it is, how much smaller, what is left."""
     if not made.rows:
         return "Made by Attar. No run of this home has measured it, so nothing can be said of its quality."
-    origin, row = made.rows[0], made.rows[-1]
+    row = made.rows[-1]
     against = f", {row.verdict} than the origin" if row.verdict in ("better", "worse") else ""
     against = ", not distinguishable from the origin" if row.verdict == "not distinguishable" else against
     return (
-        f"{inline(public(made.origin.spec))}, compressed {row.compression_ratio:.2f}× by Attar, from "
-        f"{origin.bytes / 1e6:,.1f} MB to {row.bytes / 1e6:,.1f} MB. Retained quality: "
+        f"{inline(public(made.origin.spec))}, compressed {row.compression_ratio:.2f}× by Attar against the origin in "
+        f"bf16, from {row.compression_ratio * row.bytes / 1e6:,.1f} MB to {row.bytes / 1e6:,.1f} MB. Retained quality: "
         f"{interval(row)}{against}, as measured below."
     )
 

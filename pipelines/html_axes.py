@@ -7,7 +7,7 @@ from typing import Literal
 
 from pipelines.html_page import Html, element
 
-Kind = Literal["origin", "on-front", "alike", "behind", "chosen", "refused"]
+Kind = Literal["origin", "on-front", "alike", "behind", "chosen", "apart", "refused"]
 Form = Callable[[float], str]
 
 CHARACTER = 6.9  # pixels that one takes at most, on average, at the drawings' size of letters
@@ -81,19 +81,24 @@ def ticks(low: float, high: float, most: int = 7) -> list[float]:
 
 def axes(frame: Frame, across: str, up: str, x_form: Form, y_form: Form) -> Iterator[Html]:
     """Grid, ticks and what they are of."""
-    for value in ticks(*frame.ys):
-        yield line(frame.left, frame.y(value), frame.right, frame.y(value), "grid")
-        yield words(y_form(value), frame.left - 8, frame.y(value) + 4, "end dim")
+    yield from upright(frame, up, y_form)
     for value in ticks(*frame.xs, most=9):
         yield line(frame.x(value), frame.top, frame.x(value), frame.bottom, "grid")
         yield words(x_form(value), frame.x(value), frame.bottom + 18, "mid dim")
     yield line(frame.left, frame.bottom, frame.right, frame.bottom, "axis")
     yield words(across, frame.right, frame.bottom + 38, "end dim")
+
+
+def upright(frame: Frame, up: str, y_form: Form) -> Iterator[Html]:
+    """The axis at the left alone."""
+    for value in ticks(*frame.ys):
+        yield line(frame.left, frame.y(value), frame.right, frame.y(value), "grid")
+        yield words(y_form(value), frame.left - 8, frame.y(value) + 4, "end dim")
     yield words(up, frame.left - 46, frame.top - 12, "dim")
 
 
 def mark(kind: Kind, x: float, y: float, hint: str = "") -> Html:
-    """A point, told by its shape as much as by its colour: a square, diamond, disc, ring, star or cross."""
+    """A point, told by its shape as much as by its colour: a square, diamond, disc, ring, star, triangle or cross."""
     title = element("title", hint) if hint else None
     match kind:
         case "origin":
@@ -102,6 +107,8 @@ def mark(kind: Kind, x: float, y: float, hint: str = "") -> Html:
             return element("path", title, d=f"M{x:.1f} {y - 8:.1f}l7 8l-7 8l-7 -8z", class_=kind)
         case "alike" | "behind":
             return element("circle", title, cx=x, cy=y, r=5, class_=kind)
+        case "apart":
+            return element("path", title, d=f"M{x:.1f} {y - 6:.1f}l6 11h-12z", class_=kind)
         case "refused":
             return element("path", title, d=f"M{x - 5:.1f} {y - 5:.1f}l10 10m0 -10l-10 10", class_=kind)
         case "chosen":

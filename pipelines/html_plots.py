@@ -17,6 +17,7 @@ from pipelines.html_axes import (
     polyline,
     room,
     svg,
+    upright,
     whisker,
     wide,
     words,
@@ -24,16 +25,17 @@ from pipelines.html_axes import (
 from pipelines.html_page import Html
 
 WIDTH, HEIGHT = 1060.0, 470.0
-BESIDE = 19.0  # pixels between points of the same size, which stand side by side
-BROADEST = 520.0  # pixels that they take at most
+BESIDE = 7.0  # pixels between points of the same size, so that each is seen
+BROADEST = 21.0  # pixels that they take at most: nobody shall read another ratio off the axis
 CROWD = 40  # points; of more only those are named that matter
 SAME = 4.0  # pixels within which sizes count as the same
 TOLD: dict[Kind, str] = {
     "origin": "origin",
-    "chosen": "to ship",
+    "chosen": "the choice",
     "on-front": "on the front: none is smaller and better",
     "alike": "not distinguishable from the best",
     "behind": "another is as small and better",
+    "apart": "not ranked with these",
     "refused": "a gate was not kept",
 }
 
@@ -66,22 +68,26 @@ class Point:
 
 
 def pareto(points: Sequence[Point], path: bool = False) -> Html:
-    """Draw models, the first being the origin: the front as a line, or (``path``) the order in which they were made."""
+    """Draw models, the first being the origin: the front as a line, or (``path``) the order in which they were made.
+
+    Where all models have one size there is nothing to trade: they stand in a row then, without an axis of ratios.
+    """
     bounds = [100 * share for one in points for share in (one.retained, one.low, one.high) if share is not None]
     ratios = [one.ratio for one in points]
     low, high = room(min(bounds), max(bounds), 0.09, 4.0)
-    xs = room(min(ratios), max(ratios), 0.07, 0.2)
-    for _ in range(3):  # until what stands side by side has room at its right
-        frame = Frame(62, WIDTH - 26, 34, HEIGHT - 92, xs, (low, min(high, 104.0)))
-        groups = _groups([_put(frame, place, one) for place, one in enumerate(points)])
-        over = max(_middle(group) + _half(group) + 14 - frame.right for group in groups)
-        xs = (xs[0], xs[1] + max(0.0, over) * (xs[1] - xs[0]) / (frame.right - frame.left - max(0.0, over)))
-    placed = _beside(frame, groups)
-    drawn = list(axes(frame, "compression ratio: bytes of the origin ÷ bytes (further right is smaller)",
-                      "retained quality, %", lambda v: f"{v:g}×", lambda v: f"{v:g}"))  # fmt: skip
-    way = placed if path else front([one for one in placed if one.kind != "refused"])
-    drawn.append(polyline([(one.x, one.y) for one in way], "path" if path else "front"))
-    drawn += _brackets(frame, groups)
+    frame = Frame(62, WIDTH - 26, 34, HEIGHT - 92, room(min(ratios), max(ratios), 0.07, 0.2), (low, min(high, 104.0)))
+    placed = [_put(frame, place, one) for place, one in enumerate(points)]
+    models = placed[1:]
+    if len(models) > 1 and max(one.x for one in models) - min(one.x for one in models) < SAME:
+        drawn, placed = _row(frame, placed, path)
+        way = [(one.x, one.y) for one in placed] if path else []
+    else:
+        drawn = list(axes(frame, "compression ratio: bytes of the origin in bf16 ÷ bytes (further right is smaller)",
+                          "retained quality, %", lambda v: f"{v:g}×", lambda v: f"{v:g}"))  # fmt: skip
+        chosen = placed if path else front([one for one in placed if one.kind not in ("apart", "refused")])
+        way = [(one.x, one.y) for one in chosen]  # where they are, not beside that
+        placed = _beside(placed)
+    drawn.append(polyline(way, "path" if path else "front"))
     drawn += [whisker(one.x, one.top, one.bottom) for one in placed if one.low is not None]
     drawn += [mark(one.kind, one.x, one.y, one.hint) for one in placed]
     drawn += _labels(frame, placed, way)
@@ -91,6 +97,25 @@ def pareto(points: Sequence[Point], path: bool = False) -> Html:
     return wide(svg(WIDTH, HEIGHT, "compression ratio against retained quality", drawn))
 
 
+def _row(frame: Frame, points: Sequence[Point], path: bool) -> tuple[list[Html], list[Point]]:
+    """The origin, and side by side its models, the best first (or as they were made); with the axis that is left."""
+    origin, *models = points
+    order = models if path else sorted(models, key=lambda one: one.y)
+    step = (frame.right - frame.left) / (len(order) + 1)
+    placed = [
+        replace(one, x=frame.left + step * (place + 0.5)) for place, one in enumerate([origin, *order])
+    ]  # fmt: skip
+    edge = frame.left + step
+    drawn = list(upright(frame, "retained quality, %", lambda v: f"{v:g}"))
+    drawn.append(line(frame.left, frame.bottom, frame.right, frame.bottom, "axis"))
+    drawn.append(line(edge, frame.top, edge, frame.bottom, "grid"))
+    size = f"{models[0].ratio:.2f}×, {models[0].bytes / 1e6:.1f} MB"
+    told = f"all {len(models)} at {size}" + (", in the order of their making" if path else ", the best first")
+    drawn.append(words(told, (edge + frame.right) / 2, frame.bottom + 18, "mid dim"))
+    drawn.append(words(f"{origin.ratio:.2f}×", frame.left + step / 2, frame.bottom + 18, "mid dim"))
+    return drawn, placed
+
+
 def _put(frame: Frame, place: int, one: Point) -> Point:
     x, y = frame.x(one.ratio), frame.y(100 * one.retained)
     top = frame.y(100 * one.high) if one.high is not None else y
@@ -98,52 +123,32 @@ def _put(frame: Frame, place: int, one: Point) -> Point:
     return replace(one, place=place, x=x, y=y, top=top, bottom=bottom)
 
 
-def _groups(points: Sequence[Point]) -> list[list[Point]]:
-    """Points of the same size together, the best first; among many nobody could tell where each belongs."""
+def _beside(points: Sequence[Point]) -> list[Point]:
+    """Points of the same size a few pixels apart, the best at the left, so that each is seen; in their order.
+
+    Among many nobody could tell where each belongs.
+    """
     groups: list[list[Point]] = []
     for one in sorted(points, key=lambda one: one.x):
         if groups and one.x - groups[-1][0].x < SAME and len(points) <= CROWD:
             groups[-1].append(one)
         else:
             groups.append([one])
-    return [sorted(group, key=lambda one: one.y) for group in groups]
-
-
-def _middle(group: Sequence[Point]) -> float:
-    return sum(one.x for one in group) / len(group)
-
-
-def _half(group: Sequence[Point]) -> float:
-    return min(BESIDE * (len(group) - 1), BROADEST) / 2
-
-
-def _beside(frame: Frame, groups: Sequence[Sequence[Point]]) -> list[Point]:
-    """Points of the same size side by side around it, so that each is seen; in the order that they came in."""
     found: list[Point] = []
     for group in groups:
-        start, step = max(_middle(group) - _half(group), frame.left + 12), 2 * _half(group) / max(1, len(group) - 1)
-        found += [replace(one, x=start + step * place) if len(group) > 1 else one for place, one in enumerate(group)]
+        step = min(BESIDE, BROADEST / max(1, len(group) - 1))
+        first = -step * (len(group) - 1) / 2
+        ordered = sorted(group, key=lambda one: one.y)
+        found += [replace(one, x=one.x + first + step * place) for place, one in enumerate(ordered)]
     return sorted(found, key=lambda one: one.place)
 
 
-def _brackets(frame: Frame, groups: Sequence[Sequence[Point]]) -> Iterator[Html]:
-    """Below points that stand side by side: where they all are."""
-    for group in groups:
-        if len(group) > 2 and len({f"{one.ratio:.2f}" for one in group}) == 1:
-            middle, half, y = _middle(group), _half(group), frame.bottom - 7
-            yield polyline(
-                [(middle - half, y - 4), (middle - half, y), (middle + half, y), (middle + half, y - 4)], "bar"
-            )
-            yield polyline([(middle, y), (middle, frame.bottom)], "bar")
-            yield words(f"all {len(group)} at {group[0].ratio:.2f}×", middle, y - 5, "mid small dim")
-
-
-def _labels(frame: Frame, points: Sequence[Point], way: Sequence[Point]) -> Iterator[Html]:
+def _labels(frame: Frame, points: Sequence[Point], way: Sequence[tuple[float, float]]) -> Iterator[Html]:
     """Name every point where its name covers neither another name nor a point, an interval or the line."""
     taken = [box for one in points for box in one.boxes]
     lines = [box for one, other in pairwise(way) for box in _along(one, other)]
     for one in points:
-        if len(points) > CROWD and one.kind in ("alike", "behind", "refused"):
+        if len(points) > CROWD and one.kind in ("alike", "behind", "apart", "refused"):
             continue  # the table has them all, and their hints say who they are
         width = CHARACTER * len(one.label)
         tries = [
@@ -171,11 +176,12 @@ def _labels(frame: Frame, points: Sequence[Point], way: Sequence[Point]) -> Iter
         yield words(one.label, middle, box[3] - 4, "mid strong" if one.kind == "chosen" else "mid")
 
 
-def _along(one: Point, other: Point) -> Iterator[Box]:
+def _along(one: tuple[float, float], other: tuple[float, float]) -> Iterator[Box]:
     """Small boxes on the line between two points."""
-    steps = max(1, round(max(abs(other.x - one.x), abs(other.y - one.y)) / 5))
+    across, down = other[0] - one[0], other[1] - one[1]
+    steps = max(1, round(max(abs(across), abs(down)) / 5))
     for i in range(steps + 1):
-        x, y = one.x + (other.x - one.x) * i / steps, one.y + (other.y - one.y) * i / steps
+        x, y = one[0] + across * i / steps, one[1] + down * i / steps
         yield x - 2, y - 2, x + 2, y + 2
 
 

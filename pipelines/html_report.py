@@ -50,7 +50,7 @@ def render(home: Home, asked: Asked) -> str:
 
 
 def _of_one(home: Home, one: Shown) -> str:
-    title, reasons = shipping.of_one(one.report, one.status, one.text)
+    title, reasons = shipping.of_one(one)
     alarm = one.status in ("failed", "cancelled") or not one.kept_gates
     return page(
         title,
@@ -81,7 +81,13 @@ def _of_many(home: Home, asked: Asked) -> str:
     if swept := html_variants.settings(found):
         body.append(section("What the settings did", swept))
     for one in [chosen] if chosen is not None else []:
-        body.append(section(f"The one to ship: {one.tag}", _run(one), html_run.figures(one, home.store)))
+        body.append(
+            section(
+                f"{'The best of these' if found.unjudged else 'The one to ship'}: {one.tag}",
+                _run(one),
+                html_run.figures(one, home.store),
+            )
+        )
         body.append(section("Settings, and the command that makes it again", html_run.settings(one, home)))
     if rest:
         body.append(section("The others", (_folded(home, one) for one in rest)))
@@ -114,7 +120,7 @@ def _folded(home: Home, one: Shown) -> Html:
 
 
 def _run(one: Shown) -> Html:
-    _, reasons = shipping.of_one(one.report, one.status, one.text)
+    _, reasons = shipping.of_one(one)
     return element("p", f"{one.name}, run {one.report.run}. ", " ".join(reasons))
 
 

@@ -97,7 +97,7 @@ def scatter(setting: str, dots: Sequence[Dot]) -> Html:
     return wide(svg(WIDTH, HEIGHT, f"retained quality by {setting}", drawn))
 
 
-def curve(name: str, points: Sequence[tuple[float, float]], across: str = "step") -> Html:
+def curve(name: str, points: Sequence[tuple[float, float]]) -> Html:
     """A loss over the steps of its training."""
     thin = points[:: max(1, len(points) // 300)]
     xs, ys = [x for x, _ in thin], [y for _, y in thin]
@@ -108,8 +108,8 @@ def curve(name: str, points: Sequence[tuple[float, float]], across: str = "step"
         drawn.append(words(f"{value:g}", frame.left - 6, frame.y(value) + 4, "end dim small"))
     drawn.append(polyline([(frame.x(x), frame.y(y)) for x, y in thin], "front"))
     drawn.append(words(f"{min(xs):g}", frame.left, 144, "dim small"))
-    drawn.append(words(f"{across} {max(xs):g}", frame.right, 144, "end dim small"))
-    return svg(360, 150, f"{name} over {across}s", drawn)
+    drawn.append(words(f"step {max(xs):g}", frame.right, 144, "end dim small"))
+    return svg(360, 150, f"{name} over steps", drawn)
 
 
 def _mean(frame: Frame, x: float, level: Level, told: bool) -> list[Html]:

@@ -40,10 +40,10 @@ td { border-bottom: 1px solid var(--grid); vertical-align: top; }
 .n { text-align: right; white-space: nowrap; }
 th.n { white-space: pre-line; }
 tr.chosen td { background: var(--tint); font-weight: 650; }
-tr.refused td { color: var(--soft); }
+tr.refused td, tr.apart td { color: var(--soft); }
 .figures { font-size: 12.8px; } .figures th, .figures td { padding: 5px 6px; }
 .figures td:first-child, .figures td:last-child, .facts td:first-child { white-space: nowrap; }
-.good { color: var(--good); } .bad { color: var(--bad); } .soft { color: var(--soft); }
+.good { color: var(--good); } .bad { color: var(--bad); }
 code, pre { font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 code { overflow-wrap: anywhere; }
 pre { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 11px 14px; overflow-x: auto;
@@ -69,6 +69,7 @@ svg .on-front { fill: var(--blue); stroke: var(--ground); stroke-width: 1; }
 svg .alike { fill: var(--blue); stroke: var(--blue); stroke-width: 1.8; }
 svg .behind { fill: var(--ground); stroke: var(--blue); stroke-width: 1.8; }
 svg .chosen { fill: var(--gold); stroke: var(--ink); stroke-width: 1; }
+svg .apart { fill: none; stroke: var(--soft); stroke-width: 1.8; }
 svg .refused { fill: none; stroke: var(--bad); stroke-width: 2.2; }
 svg .lost { fill: var(--bad); } svg .gained { fill: var(--good); } svg .kept { fill: var(--blue); opacity: 0.3; }
 svg .whole { fill: var(--soft); opacity: 0.3; } svg .saved { fill: var(--blue); }

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from attar import scores
 from attar.scores import Scores
@@ -17,12 +18,23 @@ from pipelines.html_axes import Kind
 from pipelines.html_page import Child, element, note
 from pipelines.html_plots import Point, pareto
 from pipelines.html_strips import Dot, scatter, strip
-from pipelines.report import COLUMNS, Report, interval
+from pipelines.report import COLUMNS, interval
+
+if TYPE_CHECKING:
+    from attar.statistics import Comparison as Pair
 
 FIGURES = ("size", "ratio", "retained\nquality", "KL\nnats", "agree-\nment", "decode\ntok/s")
 ALIKE = "≈"
 COLUMNS_MOST = 12  # values of a setting that stand in columns
-SIGNS: dict[Kind, str] = {"chosen": "★", "on-front": "◆", "alike": "●", "behind": "○", "refused": "✗", "origin": "□"}
+SIGNS: dict[Kind, str] = {
+    "chosen": "★",
+    "on-front": "◆",
+    "alike": "●",
+    "behind": "○",
+    "apart": "△",
+    "refused": "✗",
+    "origin": "□",
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class Comparison:
     asked: Asked
     choice: Choice | None
     findings: tuple[Finding, ...] = ()
-    lost: Mapping[str, str] = field(default_factory=dict)  # fingerprint → quality less than the best's, in words
+    pairs: "Mapping[str, Pair]" = field(default_factory=dict)  # fingerprint → what it keeps of the best's quality
 
     @property
     def chosen(self) -> Shown | None:
@@ -40,6 +52,19 @@ class Comparison:
         if self.choice is None:
             return None
         return next(one for one in self.asked.runs if one.report.run == self.choice.smallest.run)
+
+    @property
+    def unjudged(self) -> str | None:
+        """Why nobody can say that the one to ship is good enough."""
+        return shipping.unjudged(self.chosen) if self.chosen else None
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """What the paired tests say of each model beside the best, by fingerprint; of some there are none."""
+        if self.choice is None or self.choice.few:
+            return {}
+        alike = {found.row.fingerprint for found in self.choice.alike}
+        return {name: "not distinguishable" if name in alike else pair.verdict for name, pair in self.pairs.items()}
 
     def name(self, one: Candidate) -> str:
         return next(run.name for run in self.asked.runs if run.report.run == one.run)
@@ -52,6 +77,8 @@ class Comparison:
             return "refused"
         if one is self.chosen:
             return "chosen"
+        if not self.is_ranked(one):
+            return "apart"
         front = {found.row.fingerprint for found in self.choice.front} if self.choice else set()
         if one.report.final.fingerprint in front:
             return "on-front"
@@ -62,42 +89,58 @@ class Comparison:
         name = one.report.final.fingerprint
         if not one.kept_gates:
             return "a gate was not kept"
-        if self.choice is None or name not in {found.row.fingerprint for found in self.choice.ranked}:
+        if one.ended:
+            return one.ended
+        if self.choice is None or not self.is_ranked(one):
             return "not comparable"
         if name == self.choice.winner.row.fingerprint:
             return "keeps most"
         if self.choice.few:
             return "nobody can tell"
-        return ALIKE if name in {found.row.fingerprint for found in self.choice.alike} else "worse"
+        told = {"not distinguishable": ALIKE, "better": "better, but larger"}
+        verdict = self.verdicts.get(name, "not compared")
+        return told.get(verdict, verdict)
+
+    def is_ranked(self, one: Shown) -> bool:
+        """Whether it could have been chosen."""
+        if self.choice is None or not may_be_chosen(one):
+            return False
+        return one.report.final.fingerprint in {found.row.fingerprint for found in self.choice.ranked}
 
 
 def compare(asked: Asked, store: Store) -> Comparison:
-    """Choose among the runs whose gates were kept; there is no choice where nothing may be ranked."""
-    groups = candidates.of_runs([one.report for one in asked.runs if one.kept_gates], store)
+    """Choose among the runs that finished and kept their gates; there is no choice where nothing may be ranked."""
+    groups = candidates.of_runs([one.report for one in asked.runs if may_be_chosen(one)], store)
     if not groups:
         return Comparison(asked, None)
     choice = best.among(groups[0], tuple(groups[1:]), store)
-    return Comparison(asked, choice, _findings(asked, choice, store), _lost(choice, store))
+    return Comparison(asked, choice, _findings(asked, choice, store), _pairs(choice, store))
+
+
+def may_be_chosen(one: Shown) -> bool:
+    """Whether a run came to its end, and no gate has stopped it."""
+    return one.kept_gates and not one.ended
 
 
 def headline(found: Comparison) -> tuple[str, list[str]]:
     """The recommendation and its reasons."""
     if found.choice is None or found.chosen is None:
         return f"{found.asked.name}: no model here may be chosen", [
-            "Gates were not kept, or the measurements are gone or were taken before results could be compared."
+            "Gates were not kept, the runs have not finished, or the measurements are gone or were taken before "
+            "results could be compared."
         ]
-    reasons = shipping.reasons(found.choice, found.tag)
+    reasons = shipping.reasons(found.choice, found.tag, found.unjudged, found.verdicts)
     reasons += [f"{one.sentence}." for one in found.findings]
     if found.choice.others:
         count = sum(len(other.candidates) for other in found.choice.others)
         reasons.append(f"{count} measured otherwise are not ranked with these.")
-    return shipping.headline(found.choice, found.name), reasons
+    return shipping.headline(found.choice, found.name, found.unjudged), reasons
 
 
 def plot(found: Comparison) -> list[Child]:
     """All variants and the origin, and how to read that."""
     runs = found.asked.runs
-    origin = runs[0].report.rows[0]
+    origin = found.choice.winner.origin if found.choice else runs[0].report.rows[0]
     points = [
         Point(
             "origin",
@@ -120,18 +163,22 @@ def plot(found: Comparison) -> list[Child]:
         pareto(points),
         note(
             "Bars are 95 % intervals against the origin, over documents. Variants are compared with each other in "
-            "pairs over the same documents, which tells more apart than bars that overlap suggest. Points of the same "
-            "size stand side by side."
+            "pairs over the same documents, which tells more apart than bars that overlap suggest. One training each; "
+            "intervals are over documents, so another seed may order close values otherwise."
         ),
     ]
 
 
 def variants(found: Comparison) -> list[Child]:
     """A row a variant: the front first, the best of it on top; then the others. What all share is said once, below."""
-    others: tuple[Kind, ...] = ("alike", "behind", "refused")
+    others: tuple[Kind, ...] = ("alike", "behind", "apart", "refused")
     ranked = sorted(
         found.asked.runs,
-        key=lambda one: (found.kind(one) in others, found.kind(one) == "refused", -one.report.final.retained),
+        key=lambda one: (
+            found.kind(one) in others,
+            found.kind(one) in ("apart", "refused"),
+            -one.report.final.retained,
+        ),
     )
     rows, texts = [one.report.final for one in ranked], dict(COLUMNS)
     columns: list[tuple[str, list[str]]] = [("", [SIGNS[found.kind(one)] for one in ranked])]
@@ -141,14 +188,14 @@ def variants(found: Comparison) -> list[Child]:
     columns += [(name, [texts[name](row) for row in rows]) for name in FIGURES]
     columns.append(("against\nthe origin", [row.verdict or row.note or "–" for row in rows]))
     columns.append(("against\nthe best", [found.beside(one) for one in ranked]))
-    columns.append(("difference to it,\npaired", [found.lost.get(row.fingerprint, "–") for row in rows]))
+    columns.append(("difference to it,\npaired", [_difference(found, one) for one in ranked]))
     shared = [(_flat(name), cells[0]) for name, cells in columns[2:] if len(rows) > 1 and len(set(cells)) == 1]
     kept = [(name, cells) for name, cells in columns if (_flat(name), cells[0]) not in shared]
     lines = []
     for place, one in enumerate(ranked):
         kind = found.kind(one)
         line = [element("td", cells[place], class_="n" if name in FIGURES else None) for name, cells in kept]
-        lines.append(element("tr", line, class_=kind if kind in ("chosen", "refused") else None))
+        lines.append(element("tr", line, class_=kind if kind in ("chosen", "apart", "refused") else None))
     head = [element("th", _broken(name), class_="n" if name in FIGURES else None) for name, _ in kept]
     drawn = element("table", element("thead", element("tr", head)), element("tbody", lines), class_="figures")
     told = "; ".join(f"{name} {text}" for name, text in shared if text != "–")
@@ -187,7 +234,8 @@ def settings(found: Comparison) -> list[Child]:
                 "Blue: the mean of a value's variants, with its 95 % interval against the origin. Values are compared "
                 "in pairs over the same documents, all other settings being equal (sign-flip test, Holm's correction), "
                 "which sees smaller differences than the bars; in brackets: quality lost against the value that keeps "
-                "most."
+                "most. One training each; intervals are over documents, so another seed may order close values "
+                "otherwise."
             )
         )
     return drawn
@@ -198,33 +246,43 @@ def _findings(asked: Asked, choice: Choice, store: Store) -> tuple[Finding, ...]
     variants = [
         findings.Scored(one.values, losses)
         for one in asked.runs
-        if one.report.final.fingerprint in ranked and (losses := _losses(one.report, -1, store)) is not None
+        if may_be_chosen(one)
+        and one.report.final.fingerprint in ranked
+        and (losses := _losses(one.report.final.evaluation, store)) is not None
     ]
-    origin = _losses(asked.runs[0].report, 0, store)
+    origin = _losses(choice.winner.origin.evaluation, store)
     if not asked.is_sweep or origin is None or len(variants) < 2:
         return ()
     return findings.find(variants, origin)
 
 
-def _lost(choice: Choice, store: Store) -> dict[str, str]:
-    """How much less of the quality than the best each model keeps, with the interval of the paired comparison."""
+def _pairs(choice: Choice, store: Store) -> "dict[str, Pair]":
+    """How much of the best's quality each model keeps, by the paired comparison; of those that have losses to pair."""
     from attar import statistics  # numpy, which the command line does without until there is something to compare
 
-    found: dict[str, str] = {}
-    base = scores.load(store.folder("evaluation", choice.winner.row.evaluation)).get(SCORED)
-    for one in choice.ranked:
-        losses = scores.load(store.folder("evaluation", one.row.evaluation)).get(SCORED)
-        if base is not None and losses is not None and one is not choice.winner:
-            kept = statistics.perplexity_retained(losses, base)
-            less = [100 * (share - 1) for share in (kept.value, kept.low, kept.high)]
-            found[one.row.fingerprint] = "{:+.1f} % ({:+.1f} to {:+.1f})".format(*less).replace("-", "−")
-    return found
+    base = _losses(choice.winner.row.evaluation, store)
+    scored = {
+        one.row.fingerprint: _losses(one.row.evaluation, store) for one in choice.ranked if one is not choice.winner
+    }
+    return {
+        name: statistics.perplexity_retained(losses, base)
+        for name, losses in scored.items()
+        if base is not None and losses is not None
+    }
 
 
-def _losses(made: Report, place: int, store: Store) -> Scores | None:
-    """Losses per document of the origin (0) or of the final model (-1)."""
-    row = made.final if place else made.rows[0]
-    return scores.load(store.folder("evaluation", row.evaluation)).get(SCORED)
+def _difference(found: Comparison, one: Shown) -> str:
+    """How much less of the quality than the best a run keeps, with the interval of the paired comparison."""
+    pair = found.pairs.get(one.report.final.fingerprint) if found.is_ranked(one) else None
+    if pair is None:
+        return "–"
+    less = [100 * (share - 1) for share in (pair.value, pair.low, pair.high)]
+    return "{:+.1f} % ({:+.1f} to {:+.1f})".format(*less).replace("-", "−")
+
+
+def _losses(evaluation: str, store: Store) -> Scores | None:
+    """Losses per document."""
+    return scores.load(store.folder("evaluation", evaluation)).get(SCORED)
 
 
 def _is_number(text: str) -> bool:

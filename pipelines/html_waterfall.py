@@ -24,10 +24,9 @@ def waterfall(report: Report, nodes: Sequence[Node]) -> Html:
         words("retained quality: lost and recovered", QUALITY[0], 20, "dim"),
         words("bytes: what is left", SIZE[0], 20, "dim"),
     ]
-    for place in range(len(rows) - 1):
-        source = nodes[place + 1].source
-        if source is None or source == rows[place].step:
-            drawn.append(line(RAIL, _y(place), RAIL, _y(place + 1), "rail"))
+    for place, node in enumerate(nodes):
+        if node.source is not None and node.source in places:
+            drawn.append(line(RAIL, _y(places[node.source]), RAIL, _y(place), "rail"))
     for lane, node in zip(count(), (node for node in nodes if node.teacher is not None)):
         drawn += _teacher(node, places, lane)
     by_step = {change.after.step: change for change in changes(report)}
@@ -58,7 +57,7 @@ def _name(row: Row, node: Node, y: float) -> list[Html]:
     shown = mark("origin" if not row.step else "behind", RAIL, y, node.sentence)
     more = "made before, from the store" if row.step and row.cached else ""
     told = f"{row.seconds:,.0f} s" if row.seconds is not None and not more else more
-    below = " · ".join(filter(None, (node.short, told)))
+    below = " · ".join(filter(None, (node.short, "from elsewhere" if node.from_elsewhere else "", told)))
     return [shown, words(row.label, RAIL + 18, y - 3, "strong"), words(below, RAIL + 18, y + 12, "small dim")]
 
 

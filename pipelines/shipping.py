@@ -1,25 +1,32 @@
 """Which of some runs' models to ship and why, in sentences; the choice itself is that of ``attar best``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from pipelines.asked_runs import Shown
 from pipelines.best import Choice
 from pipelines.candidates import Candidate
-from pipelines.report import Report, Row, interval, told
+from pipelines.report import Row, interval, told
 
 Name = Callable[[Candidate], str]
 MOST = 14  # names in a sentence
 
 
-def headline(choice: Choice, name: Name) -> str:
-    """``Ship 07 (temperature 4): 2.46× smaller than the origin, keeps 66.1 % (63.0–68.4) of its quality``."""
-    return f"Ship {name(choice.smallest)}: {came_to(choice.smallest.row)}"
+def headline(choice: Choice, name: Name, unjudged: str | None) -> str:
+    """``Ship 07 (temperature 4): 2.46× smaller than the origin in bf16 (…), keeps 66.1 % (63.0–68.4) of its quality``.
+
+    What is ``unjudged`` is no more than the best of these.
+    """
+    return f"{'Best of these:' if unjudged else 'Ship'} {name(choice.smallest)}: {came_to(choice.smallest.row)}"
 
 
-def reasons(choice: Choice, name: Name) -> list[str]:
-    """Why that one, what is as good, what is worse beyond doubt, and what else there is to choose."""
+def reasons(choice: Choice, name: Name, unjudged: str | None, verdicts: Mapping[str, str]) -> list[str]:
+    """Why that one, what is as good, what is worse beyond doubt, and what else there is to choose.
+
+    ``verdicts`` are those of the models, by fingerprint, beside the winner: of the paired tests that ``choice`` asked.
+    """
     ship, winner = choice.smallest, choice.winner
     count = len(choice.ranked) - len(choice.breaches)
-    found = []
+    found = [unjudged] if unjudged else []
     if ship is winner:
         found.append(f"It keeps the most of {count} models." if count > 1 else "It is the only one to choose from.")
     else:
@@ -36,15 +43,11 @@ def reasons(choice: Choice, name: Name) -> list[str]:
             f"Not distinguishable from {'it' if ship is winner else 'the best'}, {_sizes(alike, ship)}: "
             f"{_names(alike, name)}."
         )
-    near = {id(one) for one in (winner, *choice.alike)}
-    worse = (
-        []
-        if choice.few
-        else [one for one in choice.ranked if id(one) not in near and one.row.fingerprint not in choice.breaches]
-    )
-    if worse:
-        span = _span([one.retained for one in worse])
-        found.append(f"Worse beyond doubt: {_names(worse, name)} ({span} of the quality).")
+    for verdict, text in (("worse", "Worse beyond doubt"), ("better", "Better beyond doubt, but larger")):
+        ones = [one for one in choice.ranked if verdicts.get(one.row.fingerprint) == verdict]
+        if ones:
+            span = _span([one.retained for one in ones])
+            found.append(f"{text}: {_names(ones, name)} ({span} of the quality).")
     smaller = [one for one in choice.front if one.bytes < ship.bytes and one.row.fingerprint not in choice.breaches]
     if smaller:
         texts = [f"{name(one)}, {_mb(one.row)} at {interval(one.row)}" for one in reversed(smaller)]
@@ -52,21 +55,18 @@ def reasons(choice: Choice, name: Name) -> list[str]:
     return found
 
 
-def of_one(report: Report, status: str, text: str = "") -> tuple[str, list[str]]:
+def of_one(one: Shown) -> tuple[str, list[str]]:
     """The headline of a single run, and what is to be said of it: how it ended, its gates, whether it pays to go on."""
-    row = report.final
-    ended = {"failed": "failed", "cancelled": "was cancelled", "": "has not ended"}.get(status)
-    found = [f"The run {ended}{f': {text}' if text else ''}; this is what it had measured by then."] if ended else []
+    report, row, why = one.report, one.report.final, f": {one.text}" if one.text else ""
+    found = [f"The run {one.ended}{why}; this is what it had measured by then."] if one.ended else []
     broken = [decision for decision in report.gates if not decision.kept and decision.action == "stop"]
     kept = sum(decision.kept for decision in report.gates)
     if broken:
         found += [f"Do not ship it: {told(decision)}" for decision in broken]
-    elif report.gates:
-        found.append(f"It passed its gates ({kept} {'decision' if kept == 1 else 'decisions'}).")
     else:
-        found.append("The recipe has no gates, so nobody has said what is good enough.")
-    models = [one for one in report.rows if one.pairs is None and one.step and one is not row]
-    better = [one for one in models if one.bytes <= row.bytes and one.retained > row.retained]
+        found.append(unjudged(one) or f"It passed its gates ({kept} {'decision' if kept == 1 else 'decisions'}).")
+    models = [step for step in report.rows if step.pairs is None and step.step and step is not row]
+    better = [step for step in models if step.bytes <= row.bytes and step.retained > row.retained]
     if better:
         found.append(f"{better[0].label} is no larger and kept more: {interval(better[0])} at {_mb(better[0])}.")
     if not row.step:
@@ -80,10 +80,20 @@ def of_one(report: Report, status: str, text: str = "") -> tuple[str, list[str]]
     return f"{report.recipe}: {came_to(row)}", found
 
 
+def unjudged(one: Shown) -> str | None:
+    """Why nobody can say that a run's model is good enough; None where its gates were asked."""
+    if one.report.gates:
+        return None
+    if one.document.get("gates"):
+        return "Its gates were not judged yet."
+    return "The recipe has no gates, so nobody has said what is good enough."
+
+
 def came_to(row: Row) -> str:
-    """``2.46× smaller than the origin (111.0 MB), keeps 66.1 % (63.0–68.4) of its quality``."""
+    """``2.46× smaller than the origin in bf16 (111.0 of 273.1 MB), keeps 66.1 % (63.0–68.4) of its quality``."""
     smaller = f"{row.compression_ratio:.2f}× smaller than" if row.compression_ratio >= 1.005 else "no smaller than"
-    return f"{smaller} the origin ({_mb(row)}), keeps {interval(row)} of its quality"
+    sizes = f"{row.bytes / 1e6:.1f} of {row.compression_ratio * row.bytes / 1e6:.1f} MB"
+    return f"{smaller} the origin in bf16 ({sizes}), keeps {interval(row)} of its quality"
 
 
 def _names(ones: Sequence[Candidate], name: Name) -> str:

@@ -5,7 +5,7 @@ from math import exp
 import pytest
 
 from attar.scores import Scores
-from pipelines import findings
+from pipelines import asked_runs, findings
 from pipelines.findings import Scored
 
 BASE = tuple(2.0 + 0.1 * i for i in range(12))
@@ -49,3 +49,14 @@ def test_values_that_never_met_the_same_rest_are_not_compared() -> None:
 def test_equal_values_are_not_told_apart() -> None:
     a, _ = findings.find(variants(("1", "x", 0.1), ("2", "x", 0.1), ("1", "y", 0.2), ("2", "y", 0.2)), ORIGIN)
     assert sorted(level.verdict for level in a.levels) == ["best", "not distinguishable"]
+
+
+def test_values_that_look_alike_stay_two_values() -> None:
+    """Two long lists that differ at their ends, two orders of stages of one name, a word that is like a number."""
+    lists = [list(range(30)), [*range(29), 40]]
+    words = asked_runs.worded([(value, "[0, 1, 2, 3…") for value in lists])
+    assert sorted(words.values()) == ["[0, 1, 2, 3… #1", "[0, 1, 2, 3… #2"]
+    orders = asked_runs.worded([([0, 1], "prune.width → prune.width"), ([1, 0], "prune.width → prune.width")])
+    assert len(set(orders.values())) == 2
+    assert len(set(asked_runs.worded([(4, "4"), ("4", "4"), (2, "2")]).values())) == 3
+    assert asked_runs.worded([(4, "4"), (4, "4")]) == {"4": "4"}

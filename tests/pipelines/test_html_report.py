@@ -12,11 +12,10 @@ import pytest
 import yaml
 
 from attar.errors import BadInput
-from pipelines import best, cli, html_report, journal, report, step_inputs, waterfall
+from pipelines import best, cli, html_report, journal, report, shipping, step_inputs, waterfall
 from pipelines.gates import Decision
 from pipelines.home import Home
 from pipelines.html_page import element, page
-from pipelines.html_plots import Point, pareto
 from pipelines.report import Report, Row, interval
 from pipelines.sweep import TRIALS
 
@@ -123,7 +122,9 @@ def test_the_page_of_a_run_says_what_its_report_says(finished: dict[str, Any], a
         assert tuple(report.cells(row)[place] for place in kept) in found
         assert row.fingerprint in parsed.text
     final = made.final
-    headline = f"{final.compression_ratio:.2f}× smaller than the origin ({final.bytes / 1e6:.1f} MB), keeps"
+    whole = final.compression_ratio * final.bytes / 1e6
+    sizes = f"({final.bytes / 1e6:.1f} of {whole:.1f} MB)"
+    headline = f"{final.compression_ratio:.2f}× smaller than the origin in bf16 {sizes}, keeps"
     assert f"{made.recipe}: {headline} {interval(final)} of its quality" in parsed.text
     for change in waterfall.changes(made):
         assert change.told_quality in parsed.text and change.told_bytes in parsed.text
@@ -160,7 +161,8 @@ def test_a_sweep_says_which_to_ship_and_why(swept: "Shelf", tmp_path: Path) -> N
     out = html_report.write(swept.home, ["mine"], tmp_path / "page.html")
     parsed = stands_alone(out.read_text())
     rows = {n: report.load(swept.home.runs / f"2026-{n}-mine-0{n}").final for n in (1, 2, 3, 4)}  # type: ignore[union-attr]
-    assert "Ship 01 (ffn 0.1, bits 8): " in parsed.text and interval(rows[1]) in parsed.text
+    assert "Best of these: 01 (ffn 0.1, bits 8): " in parsed.text and interval(rows[1]) in parsed.text
+    assert "The recipe has no gates, so nobody has said what is good enough." in parsed.text
     assert "Worse beyond doubt: 02, 03, 04" in parsed.text
     assert "If it must be smaller: 02, 50.0 MB" in parsed.text and "; 04, 40.0 MB" in parsed.text
     table = [cells for cells in rows_of(parsed) if len(cells) > 5 and cells[1] in ("01", "02", "03", "04")]
@@ -190,7 +192,7 @@ def test_runs_of_different_recipes_go_on_one_page(swept: "Shelf", monkeypatch: p
     out = html_report.write(swept.home, runs, None)
     assert out == swept.home.root / "report-mine-01-and-mine-04.html"
     parsed = stands_alone(out.read_text())
-    assert "Ship 1 (recipe mine-01" in parsed.text and "Worse beyond doubt: 2" in parsed.text
+    assert "Best of these: 1 (recipe mine-01" in parsed.text and "Worse beyond doubt: 2" in parsed.text
     assert html_report.write(swept.home, ["mine-04"], None) == swept.home.runs / runs[1] / html_report.FILE
     assert html_report.write(swept.home, [], None) == swept.home.runs / runs[1] / html_report.FILE  # the newest
 
@@ -202,9 +204,70 @@ def test_what_a_gate_stopped_is_not_shipped(swept: "Shelf", tmp_path: Path) -> N
     broken = Decision(0, "bytes ≤ 60MB", 1, "1 m1", False, "stop", "bytes ≤ 60MB is not kept: 90.0 MB")
     report.save(replace(found, gates=(broken,)), folder)
     parsed = stands_alone(html_report.write(swept.home, ["mine"], tmp_path / "page.html").read_text())
-    assert "Ship 02 (ffn 0.1, bits 4)" in parsed.text and "a gate was not kept" in parsed.text
+    assert "Best of these: 02 (ffn 0.1, bits 4)" in parsed.text and "a gate was not kept" in parsed.text
     alone = stands_alone(html_report.write(swept.home, [folder.name], None).read_text())
     assert "Do not ship it: ✗ gate after 1 m1: bytes ≤ 60MB is not kept: 90.0 MB" in alone.text
+
+
+def _edit(swept: "Shelf", number: int, **changes: Any) -> None:
+    """Write other things into a variant's folder: its recipe's gates, or how its journal says that it ended."""
+    folder = swept.home.runs / f"2026-{number}-mine-0{number}"
+    if "gates" in changes:
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | changes))
+    if "status" in changes:
+        end = {"kind": "end-run", "status": changes["status"], "text": ""}
+        (folder / "journal.jsonl").write_text(f"{json.dumps(end)}\n" if changes["status"] else "")
+
+
+@pytest.mark.parametrize(("status", "told"), [("failed", "failed"), ("cancelled", "was cancelled"), ("", "has not")])
+def test_what_has_not_finished_is_not_chosen(swept: "Shelf", tmp_path: Path, status: str, told: str) -> None:
+    _edit(swept, 1, status=status)
+    parsed = stands_alone(html_report.write(swept.home, ["mine"], tmp_path / "page.html").read_text())
+    assert "Best of these: 02 (ffn 0.1, bits 4)" in parsed.text and "not ranked with these" in parsed.text
+    (line,) = [cells for cells in rows_of(parsed) if cells[:2] == ["△", "01"]]
+    assert any(cell.startswith(told) for cell in line)
+
+
+def test_shipping_needs_gates_that_were_judged(swept: "Shelf", tmp_path: Path) -> None:
+    _edit(swept, 1, gates=[{"measure": "bytes", "max": "95MB"}])
+    parsed = stands_alone(html_report.write(swept.home, ["mine"], tmp_path / "page.html").read_text())
+    assert "Best of these: 01" in parsed.text and "Its gates were not judged yet." in parsed.text
+    folder = swept.home.runs / "2026-1-mine-01"
+    found = report.load(folder)
+    assert found is not None
+    kept = Decision(0, "bytes ≤ 95MB", 1, "1 m1", True, "stop", "bytes ≤ 95MB is kept: 90.0 MB")
+    report.save(replace(found, gates=(kept,)), folder)
+    parsed = stands_alone(html_report.write(swept.home, ["mine"], tmp_path / "page.html").read_text())
+    assert (
+        "Ship 01 (ffn 0.1, bits 8)" in parsed.text and "nobody has said" not in parsed.text.partition("The others")[0]
+    )
+
+
+def test_what_is_better_is_not_called_worse(shelf: "Shelf", tmp_path: Path) -> None:
+    """Both keep all of the quality, which is capped at 100 %; the larger one has lower losses still."""
+    shelf.run("2026-1-large", "large", ("large", 90 * MB, -0.2))
+    shelf.run("2026-2-small", "small", ("small", 30 * MB, -0.05))
+    parsed = stands_alone(html_report.write(shelf.home, ["large", "small"], tmp_path / "page.html").read_text())
+    assert "Better beyond doubt, but larger: 1" in parsed.text and "Worse beyond doubt" not in parsed.text
+    assert any("better, but larger" in cells for cells in rows_of(parsed))
+
+
+def test_what_was_measured_otherwise_stands_apart(shelf: "Shelf", tmp_path: Path) -> None:
+    """It is the best and the smallest, and yet neither chosen nor called worse."""
+    shelf.run("2026-1-mine", "mine", ("m1", 50 * MB, 0.1))
+    shelf.run("2026-2-mine", "mine", ("m2", 60 * MB, 0.05))
+    shelf.run("2026-3-other", "other", ("m3", 20 * MB, 0.01), windows=8)
+    out = html_report.write(shelf.home, ["2026-3-other", "2026-1-mine", "2026-2-mine"], tmp_path / "page.html")
+    parsed = stands_alone(out.read_text())
+    marks = {cells[1]: cells[0] for cells in rows_of(parsed) if len(cells) > 5 and cells[1] in ("1", "2", "3")}
+    assert marks["1"] == "△" and {marks["2"], marks["3"]} == {"★", "◆"}
+    assert any("not comparable" in cells for cells in rows_of(parsed))
+
+
+def test_an_origin_in_fp32_is_compared_as_bf16(shelf: "Shelf") -> None:
+    row = replace(shelf.run("2026-1-mine", "mine", ("m", 50 * MB, 0.1))[1], compression_ratio=2.0)
+    assert shipping.came_to(row).startswith("2.00× smaller than the origin in bf16 (50.0 of 100.0 MB), keeps ")
 
 
 def test_what_others_wrote_stays_text(shelf: "Shelf", tmp_path: Path) -> None:
@@ -274,18 +337,6 @@ def test_measurements_that_are_gone_leave_the_figures(swept: "Shelf", tmp_path: 
     assert "no model here may be chosen" in parsed.text and "90.0 MB" in parsed.text
     alone = html_report.write(swept.home, ["2026-1-mine-01"], tmp_path / "one.html")
     assert "90.0 MB" in stands_alone(alone.read_text()).text
-
-
-def test_points_of_a_plot_have_labels_that_cover_nothing() -> None:
-    points = [Point("origin", 100, 1.0, 1.0, None, None, "origin")]
-    points += [Point(f"{n:02}", 40, 2.5, 0.7 - 0.01 * n, 0.65 - 0.01 * n, 0.75 - 0.01 * n, "behind") for n in range(15)]
-    drawn = Parsed(str(pareto(points)))
-    places = [
-        (float(a["x"] or 0), float(a["y"] or 0)) for tag, a in drawn.tags if tag == "text" and a.get("class") == "mid"
-    ]
-    assert len(places) == len(points)
-    for place, (x, y) in enumerate(places):
-        assert all(abs(x - other) > 13 or abs(y - height) > 12 for other, height in places[place + 1 :])
 
 
 def test_every_row_of_a_report_may_be_of_a_dataset(shelf: "Shelf", tmp_path: Path) -> None:
