@@ -3,7 +3,7 @@
 ``null_sets.py A B --home H`` takes two evaluations of a home, by fingerprint, and makes 200 null data sets of them, on
 each of the two texts: on every document the two models' scores are swapped or not, at random, so that no real
 difference is left. At a level of 5 % some ten are called different by chance; more than 16 would be called so once in
-fifty tries. Without A and B, the two compressed models measured last are taken of those measured alike.
+42 tries. Without A and B, the two compressed models measured last are taken of those measured alike.
 
 ``null_sets.py --noise MODEL --home H`` adds N(0, σ of the tensor) to a random 1 % of every tensor's weights, measures
 origin and result as a run measures them, and must find the result worse.

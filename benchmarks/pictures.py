@@ -23,6 +23,7 @@ WIDTH, HEIGHT = 1600, 1000
 QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
 NO_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
 CHARTS = ".js-plotly-plot .main-svg, canvas"
+PATIENCE_MS = 300_000  # a machine that does other things needs a minute until the first chart is there
 SETTLE_MS = 5000  # charts are drawn one after the other, and nothing tells when the last one is
 
 
@@ -39,7 +40,7 @@ def take(home: Home, path: Path, height: int = HEIGHT) -> str:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)
             page = browser.new_page(viewport={"width": WIDTH, "height": height})
-            page.set_default_timeout(0)
+            page.set_default_timeout(PATIENCE_MS)
             page.add_init_script(NO_ASSISTANT)
             _open(page, address)
             page.screenshot(path=path, animations="disabled")

@@ -14,7 +14,7 @@ from pipelines.chain import spelled
 from pipelines.home import AS_RUN, RECIPE, RUN_ID, Home
 from pipelines.journal import Record
 from pipelines.report import Report
-from pipelines.sweep_space import ORDER
+from pipelines.sweep_space import ORDER, names
 
 SUFFIX = 9  # of a sweep's folder: a dash and eight digits of its recipe's hash
 MOST_SETTINGS = 4  # columns of what differs between runs that are no sweep's
@@ -171,17 +171,8 @@ def _runs(folder: Path) -> list[str]:
 
 
 def _headings(one: Shown, values: Mapping[str, Any]) -> dict[str, str]:
-    """Path of a swept setting → its short name, with the stage's where two are called the same."""
-    stages = one.document.get("stages", [])
-    order = values.get(ORDER) or list(range(len(stages)))
-    short = [path.rpartition(".")[2] for path in values]
-    found = {}
-    for path, name in zip(values, short, strict=True):
-        parts = path.split(".")
-        place = int(parts[1]) if parts[0] == "stages" and len(parts) == 3 else -1
-        stage = stages[order.index(place)].get("stage", "") if place in order else parts[0]
-        found[path] = name if short.count(name) == 1 else f"{stage} {name}"
-    return found if len(set(found.values())) == len(found) else {path: path for path in found}
+    """Path of a swept setting → its name, as the sweep itself calls it."""
+    return names(values, one.document, values.get(ORDER))
 
 
 def worded(found: Sequence[tuple[Any, str]]) -> dict[str, str]:

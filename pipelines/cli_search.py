@@ -87,10 +87,12 @@ def _tracked(home: "Home", document: dict[str, Any], folder: Path, found: "list[
     from attar.errors import first_line
     from pipelines import mlflow_link, mlflow_sweep
     from pipelines.recipe import Track
+    from pipelines.sweep_space import read
 
     experiment = Track.model_validate(document.get("track") or {}).experiment
     try:
-        return mlflow_link.to_open(home, mlflow_sweep.record(home, experiment, folder, found, files))
+        seen = mlflow_sweep.record(home, experiment, folder, found, files, read(document))
+        return mlflow_link.to_open(home, seen)
     except Exception as error:  # a server that is down: all is on disk, and the same command asks again
         why = without_credentials(first_line(error))
         return f"in MLflow is not possible now ({why}); the same command does it later and computes nothing anew"

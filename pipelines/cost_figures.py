@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from attar.facts import ModelFacts
 from attar.flops import flops_per_token
-from attar.parts import bits_per_weight, bits_quantized, bytes_by_part
+from attar.parts import BYTE_PARTS, bits_per_weight, bits_quantized, bytes_by_part
 from attar.suite import Suite
 from pipelines.markdown_table import markdown_table
 from pipelines.price import prices
@@ -57,13 +57,17 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def table(rows: Sequence["Row"]) -> tuple[list[str], list[list[str]]] | None:
-    """Headings and lines of texts: a figure downwards, a step across; None where neither batches nor a price are."""
+    """Headings and lines of texts: a figure downwards, a step across; None of rows that tell nothing of it.
+
+    Latencies of batches and prices are there where they were asked for; the rest follows from shapes and files.
+    """
     models = [row for row in rows if row.pairs is None]
-    if not any(row.batches or row.price_input is not None for row in models):
-        return None
     sizes = sorted({size for row in models for size in row.batches}, key=int)
+    held = [part for part in BYTE_PARTS if any(row.parts.get(part) for row in models)]
     lines = [
+        *([part, *(_size(row.parts.get(part)) for row in models)] for part in held),
         ["bits per weight", *(_text(row.bits_per_weight, "{:.2f}") for row in models)],
+        ["of quantized", *(_text(row.bits_quantized, "{:.2f}") for row in models)],
         ["GFLOP per token", *(_text(row.flops_per_token, "{:.3f}", 1e-9) for row in models)],
         ["memory in use", *(_text(row.runtime_memory_bytes, "{:,.0f} MB", 1e-6) for row in models)],
         ["first token", *(_text(row.first_token, "{:,.0f} ms", 1e3) for row in models)],
@@ -80,7 +84,21 @@ def table(rows: Sequence["Row"]) -> tuple[list[str], list[list[str]]] | None:
         lines.append(
             [f"batch {size}: 1 M out", *(_price(row.batches.get(size, {}).get("price_output")) for row in models)]
         )
-    return ["cost", *(row.label for row in models)], [line for line in lines if set(line[1:]) != {"–"}]
+    shown = [line for line in lines if set(line[1:]) != {"–"}]
+    return (["cost", *(row.label for row in models)], shown) if shown else None
+
+
+def meaning(rows: Sequence["Row"]) -> str:
+    """What the lines of the table mean, of those alone that are there."""
+    told = "cost: bytes by part, files being config, tokenizer and headers; bits: of all weights, and of the quantized "
+    told += "ones with their scales; FLOP: of a decoded token"
+    if any(row.batches or row.first_token for row in rows):
+        told += "; one sequence at a time where no batch is named; first: until the first token"
+    if any(row.batches for row in rows):
+        told += "; p50 and p95: from a token to the next; tok/s: decode, of all sequences"
+    if any(row.price_input is not None for row in rows):
+        told += "; 1 M in and out: the price of a million tokens read and written, in the currency of price_per_hour"
+    return told
 
 
 def markdown(rows: Sequence["Row"]) -> str:
@@ -95,6 +113,14 @@ def _known(values: Mapping[str, float | None]) -> dict[str, float]:
 
 def _text(value: float | None, form: str, factor: float = 1) -> str:
     return "–" if value is None else form.format(value * factor)
+
+
+def _size(value: int | None) -> str:
+    """Bytes in eight letters at most, so that five steps stay on 80 characters."""
+    if not value:
+        return "–"
+    unit, factor = ("GB", 1e-9) if value >= 1e9 else ("MB", 1e-6) if value >= 1e6 else ("kB", 1e-3)
+    return f"{value * factor:.{2 if unit == 'GB' else 1}f} {unit}"
 
 
 def _price(value: float | None) -> str:

@@ -39,7 +39,7 @@ def to_open(home: Home, place: str) -> str:
 
 
 def comparison(home: Home, folder: Path) -> str | None:
-    """The page on which a run stands beside all others of its experiment; None if it was not tracked."""
+    """The page that compares the runs of a run's experiment, see mlflow_view; None if it was not tracked."""
     experiment = _known(folder).get("experiment")
     return page(home, mlflow_view.place(experiment)) if experiment else None
 

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import Param, RunTag
 from mlflow.tracking import MlflowClient
@@ -17,11 +16,14 @@ from pipelines.mlflow_view import PARENTS, SWEEP
 from pipelines.mlflow_words import RUNS, key_of
 from pipelines.recipe import Recipe
 from pipelines.sweep import Trial
+from pipelines.sweep_space import Space, names, told
 
 VARIANT = "attar.variant"
 
 
-def record(home: Home, experiment: str, folder: Path, trials: Sequence[Trial], files: Sequence[Path]) -> str:
+def record(
+    home: Home, experiment: str, folder: Path, trials: Sequence[Trial], files: Sequence[Path], space: Space
+) -> str:
     """Tell MLflow of a sweep and of the values of its variants; may be called again, as the sweep goes on.
 
     Args:
@@ -30,6 +32,7 @@ def record(home: Home, experiment: str, folder: Path, trials: Sequence[Trial], f
         folder: of the sweep; the run, the tag of its variants and their view go by its name.
         trials: what ended so far.
         files: plot and tables, kept with the run.
+        space: what they vary, for the names of their values.
 
     Returns:
         Where MLflow's pages compare the variants.
@@ -38,7 +41,8 @@ def record(home: Home, experiment: str, folder: Path, trials: Sequence[Trial], f
         Exception: MLflow cannot be reached, or refuses.
     """
     client, place = connect(home, experiment)
-    sweep, names = folder.name, _names(trials)
+    sweep, paths = folder.name, dict.fromkeys(path for trial in trials for path in trial.values)
+    called = {path: key_of(name) for path, name in names(paths, space.document).items()}
     parents = {parent: trial for trial in trials if (parent := _parent(home, trial)) is not None}
     for parent, trial in parents.items():
         tags = {
@@ -46,7 +50,8 @@ def record(home: Home, experiment: str, folder: Path, trials: Sequence[Trial], f
             VARIANT: trial.label[:MAX_TAG],
             MLFLOW_RUN_NAME: f"{trial.number:02} {trial.label}".strip(),
         }
-        values = [Param(name, _text(trial.values[path])) for path, name in names.items() if path in trial.values]
+        own = {path: name for path, name in called.items() if path in trial.values and name not in Recipe.model_fields}
+        values = [Param(name, told(trial.values[path])) for path, name in own.items()]  # the recipe's own are there
         client.log_batch(parent, params=values, tags=[RunTag(tag, text[:MAX_TAG]) for tag, text in tags.items()])
     for other in client.search_runs([place], f"{PARENTS} and tags.`{SWEEP}` = '{sweep}'"):
         if other.info.run_id not in parents:  # that variant has run again
@@ -56,21 +61,8 @@ def record(home: Home, experiment: str, folder: Path, trials: Sequence[Trial], f
         client.log_artifact(run, str(path))
     client.log_metric(run, "variants", sum(trial.row is not None for trial in trials), round(1000 * time.time()), 0)
     client.set_terminated(run, "FINISHED")
-    mlflow_view.keep(client, place, sweep, list(names.values()))
+    mlflow_view.keep(client, place, sweep, list(called.values()))
     return mlflow_view.place(place, sweep)
-
-
-def _names(trials: Sequence[Trial]) -> dict[str, str]:
-    """What is varied → a short name of it for a param: ``temperature``, but ``stages.0.ffn`` where there are two."""
-    paths = list(dict.fromkeys(path for trial in trials for path in trial.values))
-    ends = [path.rpartition(".")[2] for path in paths]
-    plain = [ends.count(end) == 1 and not end.isdigit() and end not in Recipe.model_fields for end in ends]
-    return {path: key_of(end if good else path) for path, end, good in zip(paths, ends, plain, strict=True)}
-
-
-def _text(value: Any) -> str:
-    """A value as an axis names it: an order is its places."""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _run(client: MlflowClient, experiment: str, sweep: str) -> str:

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from mlflow.entities import DatasetInput, Metric, Param, RunTag
@@ -23,6 +23,7 @@ from pipelines.champion import CHAMPION, Champion
 from pipelines.home import Home
 from pipelines.journal import Record
 from pipelines.mlflow_data import Texts
+from pipelines.mlflow_view import COMPARABLE
 from pipelines.mlflow_words import RUNS, flatten, key_of, name_of, refuses
 from pipelines.process import alive
 from pipelines.sender import Refused
@@ -90,6 +91,7 @@ class MlflowTracker:
         begun = next((r for r in reversed(journal.read(folder)) if r["kind"] == "run"), None)
         self.process = begun["process"] if begun else ""
         self.texts = Texts.of(begun) if begun else Texts({}, {})
+        self.model = PurePath(str(begun["recipe"].get("model", ""))).name if begun else ""
         self._refusals: list[str] = []
 
     def send(self, record: Record) -> None:
@@ -168,6 +170,8 @@ class MlflowTracker:
             with self._part("model"):
                 model = self._model(run, row)
         self.client.log_batch(run, metrics=self._metrics_of(f"{group}/", figures(row), when, model))
+        if group := row.get("group"):
+            self.client.set_tag(self.runs["parent"], COMPARABLE, mlflow_view.comparable(self.model, group))
         if record["step"]:
             self._file(run, Path(row["folder"]) / "manifest.json")
 
@@ -289,7 +293,7 @@ class MlflowTracker:
                 self.client.log_inputs(run, found)
 
     def _view(self) -> None:
-        """The page on which all runs of the experiment are compared."""
+        """The page on which the runs of the experiment are compared."""
         with self._part("view"):
             mlflow_view.keep(self.client, self.experiment)
 

@@ -1,8 +1,10 @@
-"""The saved view on which an experiment opens in MLflow: all pipeline runs side by side, the best one first.
+"""The saved view on which an experiment opens in MLflow: pipeline runs that may be ranked, the best one first.
 
 MLflow keeps such views in tags of the experiment and opens the one that an address names; it documents neither. So
 nothing depends on them: where another MLflow cannot read the view, its page opens on the list of the runs. A view
-shows parents only, for stages would fill the charts, and those params that differ between its runs.
+shows parents only, for stages would fill the charts, and those params that differ between its runs. Runs of another
+model, other texts or windows, or other versions of libraries are none of a ranking: the view of an experiment shows
+what is comparable with the newest run, and its filter is there for who wants to see others.
 """
 
 import base64
@@ -12,11 +14,15 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipelines.mlflow_words import name_of
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 KEY = "attar"  # of the view of a whole experiment; that of a sweep goes by the name of the sweep's folder
 SWEEP = "attar.sweep"  # tag of a sweep's runs
+COMPARABLE = "attar.comparable"  # tag of runs; those in which its last word is the same may be ranked together
+DIGITS = 8  # of the hash of what they have in common
 PARENTS = "tags.`pipeline.role` = 'pipeline'"
 TAG = "mlflow.sharedViewState."
 KIND, MODELS = "mlflow.experimentKind", "custom_model_development"  # else MLflow shows its pages for GenAI
@@ -50,16 +56,22 @@ def place(experiment: str, key: str = KEY) -> str:
 
 
 def keep(client: "MlflowClient", experiment: str, sweep: str | None = None, params: Sequence[str] = ()) -> None:
-    """Write a view; one that is there already stays as it is.
+    """Write a view, unless the one that is there says the same.
 
     Args:
         client: of the tracking server.
         experiment: its id.
-        sweep: whose runs alone are shown; None for all of the experiment.
+        sweep: whose runs alone are shown; None for those of the experiment that are comparable with the newest.
         params: that are compared; without them those that differ between the runs.
     """
-    asked = PARENTS + (f" and tags.`{SWEEP}` = '{sweep}'" if sweep else "")
     newest = ["attributes.start_time DESC"]
+    if sweep:
+        asked = f"{PARENTS} and tags.`{SWEEP}` = '{sweep}'"
+    else:
+        marked = f"{PARENTS} and tags.`{COMPARABLE}` IS NOT NULL"
+        told = client.search_runs([experiment], marked, max_results=1, order_by=newest)
+        group = told[0].data.tags[COMPARABLE].rpartition(" ")[2] if told else None
+        asked = PARENTS + (f" and tags.`{COMPARABLE}` LIKE '% {group}'" if group else "")
     runs = client.search_runs([experiment], asked, max_results=MOST_RUNS, order_by=newest)
     found = [run.data.params for run in runs]
     ratios = {run.data.metrics.get(RATIO) for run in runs} - {None}
@@ -73,9 +85,19 @@ def keep(client: "MlflowClient", experiment: str, sweep: str | None = None, para
         return
     now = round(1000 * time.time())
     packed = base64.b64encode(zlib.compress(json.dumps(made).encode())).decode()
-    name = f"compare {sweep or 'all runs'}"
+    name = f"compare {sweep or 'the runs that are comparable with the newest'}"
     times = {"createdAt": before.get("createdAt", now), "updatedAt": now}
     client.set_experiment_tag(experiment, TAG + key, json.dumps({"name": name, **times, "state": PACKED + packed}))
+
+
+def comparable(model: str, group: str) -> str:
+    """What runs that may be ranked together are called: ``SmolLM2-135M 1a2b3c4d``; the digits tell, the name is for us.
+
+    Args:
+        model: that they start from, by a name that may differ: a folder, or a repository.
+        group: the hash of what their figures have in common, see :func:`attar.stamp.group`.
+    """
+    return f"{name_of(model or 'model')} {group[:DIGITS]}"
 
 
 def _opened(tag: str) -> dict[str, Any]:
@@ -113,7 +135,7 @@ def state(runs: Sequence[Mapping[str, str]], params: Sequence[str], asked: str, 
         *(front if same_ratio else []),  # one above the other it tells less than the others
     ]
     columns = [f"metrics.`{name}`" for name in (QUALITY, LOW, RATIO, "quality/bytes", LOSS)]
-    columns += [f"params.`{name}`" for name in params]
+    columns += [f"params.`{name}`" for name in params] + [f"tags.`{COMPARABLE}`"]
     # MLflow adds a chart for every metric, in sections by the beginnings of their names: these are there, but closed.
     sections = [
         _section("Which one to ship"),

@@ -11,7 +11,7 @@ from attar import scores
 from attar.checkpoint import read_facts
 from attar.errors import StageFailed
 from attar.scores import Scores
-from attar.stamp import HASH, KEY, comparable
+from attar.stamp import HASH, KEY, comparable, group
 from attar.store import Artifact, Store
 from pipelines import cost_figures, journal, task_figures
 from pipelines.gates import Decision
@@ -55,7 +55,8 @@ class Row:
     bits_per_byte: float | None = None  # on the other-kind text, as the two below
     calibration_error: float | None = None
     confidently_wrong: float | None = None
-    stamp: str | None = None  # rows of equal stamps may be ranked together, see attar.stamp
+    stamp: str | None = None  # rows of equal stamps may be ranked together in everything, see attar.stamp
+    group: str | None = None  # rows of equal groups may be ranked together by what they retain
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # figures by task, see pipelines.task_figures
     parts: dict[str, int] = field(default_factory=dict)  # bytes by part, see attar.parts; they add up to ``bytes``
     bits_per_weight: float | None = None  # of the whole model
@@ -177,6 +178,7 @@ def make_row(
         calibration_error=result.get("calibration_error", {}).get(OTHER),
         confidently_wrong=result.get("confidently_wrong", {}).get(OTHER),
         stamp=result.get(KEY, {}).get(HASH),
+        group=group(result, "retained"),
         tasks={} if dataset else task_figures.compared(result, scored, origin.result, origin.scores),
         **({} if dataset else costs),
     )

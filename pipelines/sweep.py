@@ -71,8 +71,9 @@ class Sweep:
     def go(self, carry: Carry, foresee: Foresee, hear: Hear = lambda trial: None) -> str:
         """Run variants until there are no more, or the budget is spent; says which.
 
-        A variant that fails or cannot be planned is recorded and does not stop the rest; one that failed before is
-        tried again, and so is one that would not be measured as it was: its data, model or versions are others now.
+        A variant that fails or cannot be planned is recorded and does not stop the rest. One that would not be measured
+        as it was runs again: its data, model or versions are others now. One that failed before is tried again where
+        the search comes to it: a grid does, and so does the same choice at random; tpe goes where results promise most.
 
         Raises:
             BadInput: no variant can be planned.

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Any, Literal
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from attar.complaint import complaint
 from attar.errors import BadInput
+from pipelines.recipe import Recipe
 
 MARK = "sweep"
 ORDER = "order"  # the dimension of the stages' orders
@@ -103,28 +104,8 @@ class Space:
         return document
 
     def label(self, values: Values) -> str:
-        """The values in words: ``temperature 4, order 1 0 2``, or ``1 prune.width ffn 0.2`` where a name is not enough.
-
-        Stages have the places that the recipe gives them, counted from 1, whatever their order is.
-        """
-        names = {path: _keys(path)[-1] for path in values}
-        alike = Counter(names.values())
-        return ", ".join(
-            f"{self._where(path) if alike[name] > 1 or name.isdigit() else name} {_told(values[path])}"
-            for path, name in names.items()
-        )
-
-    def _where(self, path: str) -> str:
-        """``1 prune.width ffn``; outside of the stages, the whole path."""
-        keys = _keys(path)
-        place: Any = self.document
-        numbers, stage, inside = [], "", keys
-        for depth, key in enumerate(keys[:-1], start=1):
-            place = place[int(key) if isinstance(place, list) else key]
-            if isinstance(place, dict) and isinstance(place.get("stage", place.get("repeat")), str | int):
-                numbers.append(str(int(key) + 1))
-                stage, inside = str(place.get("stage", "repeat")), keys[depth:]
-        return " ".join(filter(None, (".".join(numbers), stage, ".".join(inside))))
+        """The values in words: ``temperature 4, order 1 0 2``."""
+        return ", ".join(f"{name} {told(values[path])}" for path, name in names(values, self.document).items())
 
     def grid(self) -> Iterator[Values]:
         """All combinations; the last dimension changes quickest."""
@@ -142,6 +123,49 @@ class Space:
         """The values of one dimension, one after the other."""
         found = self.dimensions[name]
         return found.values(name) if isinstance(found, Range) else list(found)
+
+
+def names(paths: Iterable[str], document: Document, order: Sequence[int] | None = None) -> dict[str, str]:
+    """What is varied → its name wherever it is told: ``temperature``; ``1 prune.width ffn`` where that is not enough.
+
+    Stages have the places that the sweep's recipe gives them, counted from 1, whatever their order is.
+
+    Args:
+        paths: the dimensions, all of them: of two that are called alike, both have a longer name.
+        document: the recipe of the sweep, or of a variant.
+        order: in which the variant has the stages.
+    """
+    if order is not None:
+        document = {**document, "stages": dict(zip(map(str, order), document.get("stages", []), strict=False))}
+    last = {path: _keys(path)[-1] for path in paths}
+    often = Counter(last.values())
+    long = {
+        path
+        for path, name in last.items()
+        if often[name] > 1 or name.isdigit() or (name != path and name in Recipe.model_fields)  # such as a stage's seed
+    }
+    return {path: _where(path, document) if path in long else name for path, name in last.items()}
+
+
+def told(value: Any) -> str:
+    """A value in words: an order is its places, as the recipe names them."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _where(path: str, document: Document) -> str:
+    """``1 prune.width ffn``; outside of the stages, or inside one that the variant does not have, the whole path."""
+    keys = _keys(path)
+    place: Any = document
+    numbers, stage, inside = [], "", keys
+    try:
+        for depth, key in enumerate(keys[:-1], start=1):
+            place = place[int(key) if isinstance(place, list) else key]
+            if isinstance(place, dict) and isinstance(place.get("stage", place.get("repeat")), str | int):
+                numbers.append(str(int(key) + 1))
+                stage, inside = str(place.get("stage", "repeat")), keys[depth:]
+    except (LookupError, TypeError, ValueError):
+        return ".".join(keys)
+    return " ".join(filter(None, (".".join(numbers), stage, ".".join(inside))))
 
 
 def read(document: Document) -> Space:
@@ -210,10 +234,6 @@ def _orders(orders: list[list[int]], document: Document) -> list[Any]:
 
 def _keys(path: str) -> list[str]:
     return [key.replace("~1", ".").replace("~0", "~") for key in path.split(".")]
-
-
-def _told(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _set(place: Any, keys: list[str], value: Any) -> None:

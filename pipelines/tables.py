@@ -144,13 +144,7 @@ def show_report(console: Console, report: Report) -> None:
     if costs is not None:
         needed = wide.measure(costs, options=wide.options.update(width=1000)).maximum
         wide.print(costs if needed <= wide.width else _across(cost_figures.table(report.rows), broken=True))
-        wide.print(
-            "cost: one sequence at a time where no batch is named; first: until the first token; p50 and p95: from "
-            "a token to the next; tok/s: decode, of all sequences; 1 M in and out: the price of a million tokens read "
-            "and written, in the currency of price_per_hour",
-            style="dim",
-            highlight=False,
-        )
+        wide.print(cost_figures.meaning(report.rows), style="dim", highlight=False)
 
 
 def _across(made: tuple[list[str], list[list[str]]] | None, broken: bool = False) -> Table | None:

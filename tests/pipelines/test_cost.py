@@ -96,9 +96,15 @@ def test_every_figure_is_in_json_csv_and_metrics(row: Row, tmp_path: Path) -> No
     assert all(mlflow_words.key_of(name) == name for name in metrics)  # MLflow takes them as they are
 
 
-def test_the_table_of_costs_is_there_when_it_was_asked_for(row: Row) -> None:
+def test_what_shapes_tell_is_always_shown_and_the_rest_when_it_was_asked_for(row: Row) -> None:
     plain = replace(row, batches={}, price_input=None, price_output=None)
-    assert cost_figures.table([plain]) is None and cost_figures.markdown([plain]) == ""
+    shown = cost_figures.markdown([plain])
+    assert "| bits per weight | 16.00 |" in shown and "GFLOP per token" in shown and "of quantized" not in shown
+    names = [line.split(" | ")[0].removeprefix("| ") for line in shown.splitlines()]
+    assert [name for name in names if name in row.parts] == [name for name, size in row.parts.items() if size]
+    assert not any(word in shown for word in ("batch", "1 M tokens")) and "p95" not in cost_figures.meaning([plain])
+    mute = dict.fromkeys(("bits_per_weight", "flops_per_token", "runtime_memory_bytes", "first_token"))
+    assert cost_figures.markdown([replace(plain, parts={}, **mute)]) == ""  # of an Attar from before
     assert "batch 4: p95 | 80.0 ms" in cost_figures.markdown([row, plain])
     priced = cost_figures.markdown([replace(row, batches={})])
     assert "1 M tokens out | 12.50" in priced and "batch" not in priced
@@ -111,6 +117,10 @@ def test_the_table_of_costs_is_there_when_it_was_asked_for(row: Row) -> None:
     show_report(console, Report("run-1", "small", five))
     line = next(line for line in console.export_text().splitlines() if "batch 4: tok/s" in line)
     assert line.count("160.0") == 5  # on 80 characters
+    large = tuple(replace(one, parts={"embeddings": 999_900_000_000, "ffn": 999_900_000}) for one in five)
+    console = Console(width=80, force_terminal=True, color_system=None, record=True, file=StringIO())
+    show_report(console, Report("run-1", "small", large))
+    assert console.export_text(clear=False).count("999.90 GB") == console.export_text().count("999.9 MB") == 5
     small = replace(row, price_input=0.00012345)
     assert "0.000123" in cost_figures.markdown([small])
 

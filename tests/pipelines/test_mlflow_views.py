@@ -15,6 +15,7 @@ from pipelines.journal import Journal
 from pipelines.process import this_process
 from pipelines.recipe import Recipe, validate
 from pipelines.sweep import Trial
+from pipelines.sweep_space import read
 from tests.pipelines.test_mlflow import NOWHERE, client_of, place, runs_of
 from tests.pipelines.test_sweep import ROW
 
@@ -27,7 +28,9 @@ TEXTS = {"data.held-out": "h1", "data.other": "o1"}
 STEPS = {"prune.width": {"data.calibration": "c1"}, "distill.logit": {"data.train": "t1"}, "prune.width 2": {}}
 
 
-def write(home: Home, run: str, recipe: Recipe, ffn: float = 0.25, retained: float = 0.8) -> Path:
+def write(
+    home: Home, run: str, recipe: Recipe, ffn: float = 0.25, retained: float = 0.8, group: str | None = None
+) -> Path:
     """The journal of a finished run of three stages, two of them alike, as an execution writes it."""
     folder = home.runs / run
     folder.mkdir(parents=True)
@@ -50,6 +53,7 @@ def write(home: Home, run: str, recipe: Recipe, ffn: float = 0.25, retained: flo
         "bytes": 10,
         "compression_ratio": 1 / (1 - ffn),
         "folder": "/store/m",
+        "group": group,
     }
     for number, inputs in enumerate(STEPS.values(), start=1):
         name = plan[number]["name"]
@@ -143,6 +147,27 @@ def test_a_view_is_written_only_when_it_changes_and_over_what_cannot_be_read(
     assert json.loads(experiment_of(place).tags[tag])["createdAt"] == first and len(chart(view(place), "SCATTER")) > 1
 
 
+def test_the_view_ranks_only_what_is_comparable_with_the_newest_run(place: Home, document: dict[str, Any]) -> None:
+    recipe, (one, other) = validate(document), ("1a2b3c4d5e6f", "9f8e7d6c5b4a")
+    write(place, "r0", recipe)  # of an Attar that did not say
+    write(place, "r1", recipe, ffn=0.25, group=one)
+    write(place, "r2", recipe, ffn=0.5, group=other)
+    named = recipe.model_copy(update={"model": "/elsewhere/its copy's"})  # the same model by another name
+    write(place, "r3", named, ffn=0.75, group=one)
+
+    def shown() -> set[str]:
+        experiment, asked = experiment_of(place).experiment_id, view(place)["searchFilter"]
+        return {run.data.tags["attar.run"] for run in client_of(place).search_runs([experiment], asked)}
+
+    assert shown() == {"r1", "r3"} and "tags.`attar.comparable`" in view(place)["selectedColumns"]
+    tags = {run.data.tags["attar.run"]: run.data.tags.get("attar.comparable") for run in parents(place)}
+    assert tags["r0"] is None and tags["r3"] == "its copy-s 1a2b3c4d"
+    assert tags["r1"] == f"{Path(document['model']).name} 1a2b3c4d" and str(tags["r2"]).endswith(" 9f8e7d6c")
+    write(place, "r4", recipe, ffn=0.125, group=other)
+    assert shown() == {"r2", "r4"}
+    assert chart(view(place), "PARALLEL")[0]["selectedParams"] == ["prune.width 2.ffn", "prune.width.ffn"]
+
+
 def test_params_that_differ_are_those_of_stages_and_the_commonest_come_first() -> None:
     many = {f"prune.width.p{index}": "1" for index in range(20)}
     runs = [
@@ -234,6 +259,8 @@ def test_a_sweep_is_a_run_with_its_plot_and_a_view_of_its_variants(place: Home, 
     recipe = validate(document)
     for run, ffn in (("r1", 0.25), ("r2", 0.5), ("stranger", 0.75)):
         write(place, run, recipe, ffn=ffn)
+    document["stages"][0]["ffn"] = {"sweep": [0.125, 0.25, 0.5]}
+    space = read(document | {"sweep": {"orders": [[1, 0]]}})
     values: list[dict[str, Any]] = [{"stages.0.ffn": ffn, "order": [1, 0]} for ffn in (0.25, 0.5, 0.125)]
     ended = [Trial(number, values[number - 1], "finished", f"r{number}", row=ROW) for number in (1, 2)]
     trials = [*ended, Trial(3, values[2], "failed", text="it broke")]
@@ -242,7 +269,7 @@ def test_a_sweep_is_a_run_with_its_plot_and_a_view_of_its_variants(place: Home, 
     files = [variants.plot(trials, "small", folder / "pareto.png"), variants.table(trials, folder / "sweep.csv")]
     again = replace(ended[0], run="stranger")  # then a variant of it runs anew, and the same command comes again
     for now in ([again, *trials[1:]], trials):
-        where = mlflow_sweep.record(place, "attar", folder, now, files)
+        where = mlflow_sweep.record(place, "attar", folder, now, files, space)
     assert where.endswith("viewStateShareKey=small-1a2b")
     found = view(place, "small-1a2b")
     assert chart(found, "PARALLEL")[0]["selectedParams"] == ["ffn", "order"]

@@ -100,7 +100,7 @@ def test_reports_survive_the_disk(rows: list[Row], tmp_path: Path) -> None:
 
 def test_tables_show_every_row_and_what_was_made_before_in_brackets(rows: list[Row]) -> None:
     text = report.markdown(Report("run-1", "small", tuple(rows)))
-    assert len(text.splitlines()) == 2 + len(rows)
+    assert len(text.partition("\n\n")[0].splitlines()) == 2 + len(rows)
     lost = text.splitlines()[3]
     assert "| 1 prune.width |" in lost and "| 75.0 % |" in lost and "| +100% |" in lost and "| (12) |" in lost
 
@@ -156,6 +156,7 @@ def test_retained_has_an_interval_over_documents_and_a_verdict(tmp_path: Path) -
     assert noisy.verdict == "not distinguishable" and noisy.retained_high == 1  # capped, as retained is
     other = row("other", base, windows=8)
     assert other.verdict is None and "differ in windows" in str(other.note)
+    assert worse.group == noisy.group != other.group and None not in (worse.group, other.group)
     assert row("origin-again", base).verdict is None  # the origin is not compared with itself
     report.save(Report("run-1", "small", (worse, noisy, other)), tmp_path)
     assert report.load(tmp_path) == Report("run-1", "small", (worse, noisy, other))
@@ -181,7 +182,7 @@ def test_few_documents_give_no_interval_and_say_why(tmp_path: Path) -> None:
 
 def test_reports_from_before_intervals_are_still_read(rows: list[Row], tmp_path: Path) -> None:
     made = Report("run-1", "small", tuple(rows)).as_json()
-    new = ("retained_low", "retained_high", "verdict", "p_value", "documents", "note", "stamp")
+    new = ("retained_low", "retained_high", "verdict", "p_value", "documents", "note", "stamp", "group")
     new += ("bits_per_byte", "calibration_error", "confidently_wrong")
     older = {**made, "rows": [{key: value for key, value in row.items() if key not in new} for row in made["rows"]]}
     (tmp_path / "report.json").write_text(json.dumps(older))

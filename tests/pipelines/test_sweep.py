@@ -17,7 +17,7 @@ from pipelines.recipe import Recipe, load, validate
 from pipelines.report import Report, Row
 from pipelines.searching import searcher
 from pipelines.sweep import Foreseen, Sweep, Trial
-from pipelines.sweep_space import ORDER, read
+from pipelines.sweep_space import ORDER, names, read
 
 CONF = Path(__file__).parents[2] / "conf"
 ROW = Row(1, "quantize.rtn", False, "f", "e", "/m", 10, 100, 2.0, 3.0, 4.0, 0.5, 0.0, 0.1, 0.9, None, None, 1.0, None)
@@ -291,6 +291,21 @@ def test_labels_name_the_stage_where_two_settings_are_called_alike(document: dic
     document["seed"] = {"sweep": [1]}
     space = read(document)
     assert space.label(next(space.grid())) == "2.1 prune.width ffn 0.1, 2.2 prune.width ffn 0.3, seed 1"
+
+
+def test_a_setting_has_one_name_in_the_sweep_and_in_every_variant(document: dict[str, Any]) -> None:
+    document["stages"][1] |= {"bits_of": {"layers.1.*": {"sweep": [4, 8]}, "head": 8}, "seed": {"sweep": [3]}}
+    document["stages"][0] |= {"windows": {"sweep": [2]}, "ffn": {"sweep": [0.2]}}
+    document["stages"].append({"stage": "prune.width", "windows": {"sweep": [4]}})
+    space = read(document | {"sweep": {"orders": [[0, 1, 2], [2, 1, 0], [1, 0]]}})
+    first, *others = list(space.grid())
+    called = names(first, space.document)
+    expected = ["ffn", "1 prune.width windows", "layers.1.*", "2 quantize.rtn seed", "3 prune.width windows", "order"]
+    assert list(called.values()) == expected
+    for values in (first, *others):
+        told = names(values, space.assign(values, 1), values["order"])
+        missing = {"stages.2.windows"} if len(values["order"]) < 3 else set()
+        assert {path for path in called if told[path] != called[path]} == missing
 
 
 def test_what_variants_share_is_expected_once(document: dict[str, Any], tmp_path: Path) -> None:
