@@ -78,6 +78,12 @@ def test_wrong_folders_and_names_are_sentences(tmp_path: Path) -> None:
     assert lm_eval_folder.content(tmp_path) != before
     with pytest.raises(BadInput, match="no task 'mein'; did you mean 'mine'"):
         load(["mein"], tmp_path)
+    from jinja2.exceptions import SecurityError
+    from lm_eval.utils import apply_template  # as its tasks do
+
+    assert apply_template("{{ text|regex_replace('a', 'b') }}\n", {"text": "a"}) == "b\n"
+    with pytest.raises(SecurityError):
+        apply_template("{{ lipsum['_' ~ '_globals_' ~ '_'] }}", {})
 
 
 @needed
