@@ -17,6 +17,7 @@ from pipelines.chain import spelled
 from pipelines.home import Home
 from pipelines.journal import JOURNAL, Record
 from pipelines.plan import Plan, Step
+from pipelines.process import alive
 
 REASONS = 3  # told in the line; explain tells all
 DERIVED = ("source", "student", "teacher", "responses", "model", "origin")  # inputs that other steps make
@@ -27,7 +28,7 @@ class Before:
     """An earlier run of the recipe."""
 
     run: str
-    status: str  # finished, failed, cancelled, or "" for one that was killed
+    status: str  # finished, failed, cancelled, going, or "" for one that was killed
     steps: tuple[Mapping[str, Any], ...]
     recipe: Mapping[str, Any]
     environment: Mapping[str, Any]
@@ -126,12 +127,20 @@ def last(home: Home, name: str, run: str | None = None) -> Before | None:
         first, final = _ends(folder / JOURNAL)
         if first.get("kind") != "run" or first.get("name") != name or "environment" not in first:
             continue
-        status = final["status"] if final.get("kind") == "end-run" else ""
+        status = final["status"] if final.get("kind") == "end-run" else "going" if alive(folder) else ""
         found = Before(folder.name, status, tuple(first["plan"]), first["recipe"], first["environment"])
         if status == "finished":
             return found
         begun = begun or found
     return begun
+
+
+def unfinished(folder: Path) -> str:
+    """Half a sentence on a run that has not finished; empty for one that has."""
+    _, final = _ends(folder / JOURNAL)
+    if final.get("kind") != "end-run":
+        return "is going on" if alive(folder) else "was killed"
+    return {"finished": "", "failed": "failed", "cancelled": "was cancelled"}.get(final["status"], "has not finished")
 
 
 def _ends(journal: Path) -> tuple[Record, Record]:
@@ -157,8 +166,13 @@ def _reasons(before: Before | None, now: Mapping[str, Any], work: bool) -> Itera
     lost = list(_lost(before, now["steps"]))
     yield from lost
     if not moved and not lost:
-        ended = {"": "was killed", "failed": "failed", "cancelled": "was cancelled"}.get(before.status, "ended")
-        yield Reason(-1, f"{before.run} {ended} before them")
+        ended = {
+            "": "was killed before them",
+            "failed": "failed before them",
+            "cancelled": "was cancelled before them",
+            "going": "is going on and has not come to them",
+        }.get(before.status, "ended before them")
+        yield Reason(-1, f"{before.run} {ended}")
 
 
 def _moved(before: Before, now: Mapping[str, Any]) -> Iterator[Reason]:

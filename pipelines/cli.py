@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,7 +109,7 @@ def plan(recipe: RecipeFile, overrides: Overrides = None, home: HomeFolder = Non
         _print_json(made.as_json())
     else:
         console = _console(stderr=False)
-        (console if console.is_terminal else _wide()).print(tables.plan_table(made))
+        (console if console.is_terminal else _console(stderr=False, width=200)).print(tables.plan_table(made))
 
 
 @app.command()
@@ -124,7 +125,7 @@ def explain(recipe: RecipeFile, overrides: Overrides = None, home: HomeFolder = 
         return
     console = _console(stderr=False)
     console.print(found.line, highlight=False, markup=False, soft_wrap=True)
-    (console if console.is_terminal else _wide()).print(tables.changes_table(made, found))
+    (console if console.is_terminal else _console(stderr=False, width=200)).print(tables.changes_table(made, found))
 
 
 @app.command()
@@ -136,7 +137,7 @@ def deploy(
     home: HomeFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register forms and schedules at the Prefect server that PREFECT_API_URL names; again, it changes nothing."""
+    """Register the file's forms and schedules at PREFECT_API_URL; what this home had there besides is removed."""
     from pipelines.embedded import configure
     from pipelines.home import Home
 
@@ -160,7 +161,7 @@ def show(
 ) -> None:
     """Show the report of a run."""
     from attar.errors import BadInput
-    from pipelines import report, tables
+    from pipelines import changes, report, tables
     from pipelines.home import Home
     from pipelines.mlflow_words import RUNS
 
@@ -173,6 +174,8 @@ def show(
         _print_json(found.as_json() | {"folder": str(folder)})
         return
     tables.show_report(_console(stderr=False), found)
+    if told := changes.unfinished(folder):
+        _console(stderr=False).print(f"the run {told}: this is what it has measured", highlight=False, markup=False)
     _end(place, folder, (folder / RUNS).exists())
 
 
@@ -247,7 +250,10 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", help="delete; without it nothing is changed")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what no kept run, no running one, no registered model and no lineage needs; first say what that is."""
+    """Delete what no kept run, no running one, no registered model and no lineage needs; first say what that is.
+
+    What is younger than an hour stays, and so does a run that MLflow has not got yet.
+    """
     from pipelines import collection
     from pipelines.embedded import configure
     from pipelines.home import Home
@@ -353,10 +359,11 @@ def _show_kept(folder: Path) -> None:
 def _end(home: "Home", folder: Path, tracked: bool) -> None:
     """Where everything is, and how to look at it in MLflow."""
     console = _console(stderr=False)
+    files = (("report", folder / "report.html"), ("plot", folder / "pareto.png"), ("models", folder / "models"))
     lines: list[tuple[str, Callable[[], str | None]]] = [
-        ("report", lambda: str(folder / "report.html")),
-        ("plot", lambda: str(folder / "pareto.png")),
-        ("models", lambda: str(folder / "models")),
+        (name, partial(str, path))
+        for name, path in files
+        if path.exists()  # the first two are made at its end
     ]
     if tracked:
         from pipelines.champion import CHAMPION
@@ -372,16 +379,10 @@ def _end(home: "Home", folder: Path, tracked: bool) -> None:
             console.print(found, highlight=False, markup=False, soft_wrap=True)
 
 
-def _console(stderr: bool = True) -> "Console":
+def _console(stderr: bool = True, width: int | None = None) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr)
-
-
-def _wide() -> "Console":
-    from rich.console import Console
-
-    return Console(width=200)
+    return Console(stderr=stderr, width=width)
 
 
 def _print_json(value: Any) -> None:

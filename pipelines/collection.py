@@ -154,6 +154,8 @@ def show(console: Console, result: Collected) -> None:
     console.print(table)
     if result.busy:
         console.print(f"{len(result.busy)} left alone: in use, or not ours to move", highlight=False)
+    if not result.items:
+        console.print("nothing can go; what is younger than an hour stays whatever the rule", highlight=False)
     if not result.deleted and result.items:
         console.print("nothing was changed; the same command with --yes deletes", highlight=False)
 

@@ -91,7 +91,7 @@ class Offer(BaseModel):
 def read(file: Path) -> Deployments:
     """What the file says, without a look at its recipes; raises :class:`BadInput` with one sentence."""
     where = f"the deployments file {file}"
-    document = recipe_yaml.parse(recipe_yaml.read_text(file), where)
+    document = recipe_yaml.parse(recipe_yaml.read_text(file, "the deployments file"), where)
     try:
         return Deployments(**document)
     except ValidationError as error:

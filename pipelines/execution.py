@@ -212,6 +212,7 @@ class Execution:
         try:
             if self.rows:
                 files += report.save(made, self.folder)
+            if self.rows and status != "cancelled":  # then Prefect gives half a minute, and the end is to be written
                 files.append(plot.pareto(made, self.folder / "pareto.png"))
                 files += self._card()
                 page = samples.save(self.rows, self.plan.exam.prompts, self.plan.home.store, self.folder)

@@ -45,20 +45,20 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
-def read_text(path: Path) -> str:
-    """Text of a recipe file, or a sentence."""
+def read_text(path: Path, what: str = "the recipe") -> str:
+    """Text of a file of YAML, or a sentence that calls it ``what``."""
     try:
         if not path.exists():
-            raise BadInput(f"the recipe {path} does not exist")
+            raise BadInput(f"{what} {path} does not exist")
         if path.is_dir():
-            raise BadInput(f"the recipe {path} is a folder; give the YAML file inside it")
+            raise BadInput(f"{what} {path} is a folder; give the YAML file inside it")
         if not path.is_file() or path.stat().st_size > MAX_BYTES:
-            raise BadInput(f"the recipe {path} is not a text file of at most {MAX_BYTES:,} bytes")
+            raise BadInput(f"{what} {path} is not a text file of at most {MAX_BYTES:,} bytes")
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadInput(f"the recipe {path} is not UTF-8 text (byte {error.start})") from None
+        raise BadInput(f"{what} {path} is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
-        raise BadInput(f"the recipe {path} cannot be read ({error.strerror})") from None
+        raise BadInput(f"{what} {path} cannot be read ({error.strerror})") from None
 
 
 def parse(text: str, where: str) -> dict[str, Any]:

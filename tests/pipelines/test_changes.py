@@ -14,6 +14,7 @@ from pipelines.execution import Execution
 from pipelines.home import Home
 from pipelines.journal import Journal, NullTracker
 from pipelines.plan import Plan, make_plan
+from pipelines.process import LOCK
 from pipelines.recipe import validate
 from stages.prune_width import Width
 
@@ -136,7 +137,13 @@ def test_a_run_goes_on_where_another_ended(
     document: dict[str, Any], place: Home, ran: Run, status: str, word: str
 ) -> None:
     run = ran(document, status)
+    (place.runs / run / LOCK).unlink()  # as if the process that made it were gone
     assert line(document, place) == f"2 of 2 stages to compute: {run} {word} before them"
+
+
+def test_a_run_that_is_going_on_is_not_called_killed(document: dict[str, Any], place: Home, ran: Run) -> None:
+    run = ran(document, "")
+    assert line(document, place) == f"2 of 2 stages to compute: {run} is going on and has not come to them"
 
 
 def test_the_last_finished_run_counts_and_other_recipes_do_not(document: dict[str, Any], place: Home, ran: Run) -> None:
