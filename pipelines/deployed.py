@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled as CancelledState
 from prefect.states import Completed, Failed
 from pydantic_core import PydanticUndefined
@@ -83,7 +84,9 @@ def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
         display.rename(f"{recipe.name} · {run}")
         result = compress.fn(recipe.model_dump(mode="json"), str(home.root), run)
     except Cancelled as error:  # not raised: Prefect would take it for a failure, with a traceback
-        return CancelledState(message=str(error))
+        return CancelledState(message=without_credentials(str(error)))
+    except TerminationSignal:  # whoever ended the worker cancelled what it did, as journal and MLflow say, too
+        return CancelledState(message="cancelled, as its worker was asked to end; run it again to go on")
     except AttarError as error:
         return Failed(message=without_credentials(str(error)))
     folder = home.runs / run

@@ -121,6 +121,17 @@ def test_a_cancelled_run_ends_with_its_children_and_keeps_what_is_finished(serve
     assert [step["cached"] for step in planned["steps"]] == [True, True, False]
 
 
+def test_a_run_whose_worker_is_asked_to_end_is_cancelled_everywhere(served: "Served") -> None:
+    run = served.submit("recipe", recipe="long", seed=6)
+    until_the_second_stage(served, run)
+    served.worker().terminate()  # attar serve starts another one
+    state = served.wait(run)
+    assert state["type"] == "CANCELLED" and "worker" in state["message"], state
+    (folder,) = served.folders(run)
+    assert served.records(run, "end-run")[0]["status"] == "cancelled"
+    served.until(lambda: served.tracked()[folder.name] == "KILLED")
+
+
 def test_a_run_whose_job_was_asked_to_end_is_cancelled_everywhere(served: "Served") -> None:
     run = served.submit("recipe", recipe="long", seed=5)
     until_the_second_stage(served, run)
