@@ -137,7 +137,7 @@ def deploy(
     home: HomeFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register the file's forms and schedules at PREFECT_API_URL; what this home had there besides is removed."""
+    """Register the file's forms and schedules at PREFECT_API_URL; what stood in it before is removed."""
     from pipelines.embedded import configure
     from pipelines.home import Home
 

@@ -5,7 +5,8 @@ is there is updated, whatever its pool, and only when the file wants something e
 says what the file wanted: a hash, and whether its schedule was to be on. What people changed in the UI is not compared:
 it stays until the file changes its mind, except the clock, which is always the file's.
 
-A deployment belongs to the home that its job variables name. That of another home is neither changed nor removed.
+A deployment belongs to the home that its job variables name. That of another home is neither changed nor removed, and
+what stands in another file of the same home is not removed.
 """
 
 import os
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 API = "PREFECT_API_URL"
 HOME, RECIPES = "ATTAR_DEPLOYED_HOME", "ATTAR_DEPLOYED_RECIPES"  # for runs whose worker's environment names none
+FILE = "ATTAR_DEPLOYED_FILE"  # what a deployment stands in, and who may remove it
 FLOWS = {"recipe": "compress-recipe", "stages": "compress-stages"}  # form → flow
 ENTRYPOINTS = {form: f"pipelines.deployed.{flow.replace('-', '_')}" for form, flow in FLOWS.items()}
 TAG = SLUG = "attar"
@@ -38,7 +40,7 @@ class Done(NamedTuple):
 
 
 def deploy(file: Path, home: Home, take_over: bool = False) -> list[Done]:
-    """Register everything in the file at the server of the environment, and remove what is no longer in it.
+    """Register everything in the file at the server of the environment, and remove what stood in it before.
 
     Args:
         file: the deployments file.
@@ -71,7 +73,7 @@ def deploy(file: Path, home: Home, take_over: bool = False) -> list[Done]:
             for left in _registered(client, offer.content.pool.name):
                 if left.flow_id not in flows.values() or (left.flow_id, left.name) in wanted:
                     continue
-                if take_over or _home(left) == str(home.root):
+                if take_over or (_told(left, HOME), _told(left, FILE)) == (str(home.root), str(offer.file.absolute())):
                     client.delete_deployment(left.id)
                     done.append(Done(left.name, "removed"))
             lost_workers.watch(client, list(FLOWS.values()))
@@ -114,16 +116,16 @@ def _find(client: "SyncPrefectClient", deployment: Deployment) -> "DeploymentRes
         return None
 
 
-def _home(existing: "DeploymentResponse") -> str:
-    """Which home a deployment belongs to; nothing for one that somebody made by hand."""
+def _told(existing: "DeploymentResponse", name: str) -> str:
+    """Which home a deployment belongs to, or which file; nothing for one that somebody made by hand."""
     environment = (existing.job_variables or {}).get("env") or {}
-    return str(environment.get(HOME, ""))
+    return str(environment.get(name, ""))
 
 
 def _require_own(wanted: list[Deployment], known: "dict[str, DeploymentResponse | None]", home: Home) -> None:
     for deployment in wanted:
         existing = known[deployment.name]
-        if existing is not None and (whose := _home(existing)) != str(home.root):
+        if existing is not None and (whose := _told(existing, HOME)) != str(home.root):
             owner = f"for the home {whose}" if whose else "by somebody else"
             raise BadInput(
                 f"the deployment {deployment.name!r} of the flow {FLOWS[deployment.form]} is registered {owner}, in "
@@ -232,7 +234,12 @@ def definition(deployment: Deployment, offer: Offer, home: Home) -> dict[str, An
         "entrypoint": ENTRYPOINTS[deployment.form],
         "work_pool_name": offer.content.pool.name,
         "job_variables": {
-            "env": {HOME: str(home.root), RECIPES: str(offer.folder), **lost_workers.ENVIRONMENT},
+            "env": {
+                HOME: str(home.root),
+                RECIPES: str(offer.folder),
+                FILE: str(offer.file.absolute()),
+                **lost_workers.ENVIRONMENT,
+            },
         },
         "concurrency_limit": limit.limit if limit else None,
         "concurrency_options": {"collision_strategy": limit.collision_strategy} if limit else None,

@@ -207,6 +207,13 @@ def test_registering_and_running(server: Server, folder: Path, content: Content,
     server.ask("POST", "/deployments/", own)
     assert server.attar("deploy", str(save(folder, content)))["nightly"] == "removed"
     assert set(registered(server)) == {"recipe", "stages", "own"}
+
+    # what stands in another file is that one's
+    more = folder / "more.yaml"
+    more.write_text(yaml.safe_dump(content | {"deployments": [{"name": "more", "recipe": "small"}]}))
+    assert server.attar("deploy", str(more)) == {"more": "created"}
+    assert server.attar("deploy", str(file)) == dict.fromkeys(("recipe", "stages"), "unchanged")
+    assert set(registered(server)) == {"recipe", "stages", "own", "more"}
     automations = server.ask("POST", "/automations/filter", {})
     assert len(automations) == 1 and automations[0]["enabled"]
 
