@@ -9,12 +9,11 @@ from typing import Any
 import yaml
 
 from attar.errors import BadInput, StageFailed
-from pipelines import journal, report, sweep
-from pipelines.chain import spelled
+from pipelines import journal, report, sweep, sweep_words
 from pipelines.home import AS_RUN, RECIPE, RUN_ID, Home
 from pipelines.journal import Record
 from pipelines.report import Report
-from pipelines.sweep_space import ORDER, names
+from pipelines.sweep_words import ORDER
 
 SUFFIX = 9  # of a sweep's folder: a dash and eight digits of its recipe's hash
 MOST_SETTINGS = 4  # columns of what differs between runs that are no sweep's
@@ -66,6 +65,7 @@ class Asked:
     runs: tuple[Shown, ...]
     failures: tuple[str, ...] = ()  # sentences about variants that have no figures
     is_sweep: bool = False
+    file: Path | None = None  # of the sweep's recipe, which makes all of them again
 
 
 def find(home: Home, names: Sequence[str]) -> Asked:
@@ -105,20 +105,23 @@ def of_sweep(home: Home, folder: Path) -> Asked:
             failures.append(trial)
     if not shown:
         raise BadInput(f"no variant of the sweep {name} has finished yet; see {folder}")
-    headings = _headings(*shown[0])
-    words = {
-        path: worded([(values[path], _word(one, path, values[path])) for one, values in shown if path in values])
-        for path in headings
-    }
+    document = sweep_words.whole([(values, _asked(one)) for one, values in shown])
+    headings = sweep_words.names(shown[0][1], document)
+    found: dict[str, list[tuple[Any, str]]] = {path: [] for path in headings}
+    for _, values in shown:
+        for path, text in sweep_words.words(values, document).items():
+            found[path].append((values[path], text if path == ORDER else _shortened(text)))
+    once = {path: worded(pairs) for path, pairs in found.items()}
     runs = [
-        Shown(**vars(one) | {"values": {headings[path]: words[path][_key(values[path])] for path in values}})
+        Shown(**vars(one) | {"values": {headings[path]: once[path][_key(values[path])] for path in headings}})
         for one, values in shown
     ]
-    told = []
+    failed = []
     for trial in failures:
-        values = ", ".join(f"{headings.get(path, path)} {_plain(value)}" for path, value in trial.values.items())
-        told.append(f"{trial.number:02} ({values}) {trial.status}: {trial.text or 'its run is gone'}")
-    return Asked(name, tuple(runs), tuple(told), is_sweep=True)
+        told = sweep_words.label(trial.values, document)
+        failed.append(f"{trial.number:02} ({told}) {trial.status}: {trial.text or 'its run is gone'}")
+    file = folder / sweep.FILE
+    return Asked(name, tuple(runs), tuple(failed), is_sweep=True, file=file if file.is_file() else None)
 
 
 def read(folder: Path, tag: str = "1", end: tuple[str, str] | None = None) -> Shown:
@@ -170,9 +173,11 @@ def _runs(folder: Path) -> list[str]:
     return [trial.run for trial in sweep.trials_in(folder) if trial.run]
 
 
-def _headings(one: Shown, values: Mapping[str, Any]) -> dict[str, str]:
-    """Path of a swept setting → its name, as the sweep itself calls it."""
-    return names(values, one.document, values.get(ORDER))
+def _asked(one: Shown) -> dict[str, Any]:
+    """A run's recipe as it was asked for: a gate may have put a stage between those that a sweep knows."""
+    path = one.folder / RECIPE
+    found = yaml.safe_load(path.read_text()) if path.is_file() else one.document
+    return found if isinstance(found, dict) else {}
 
 
 def worded(found: Sequence[tuple[Any, str]]) -> dict[str, str]:
@@ -188,15 +193,14 @@ def worded(found: Sequence[tuple[Any, str]]) -> dict[str, str]:
     return words if len(set(words.values())) == len(words) else {key: key for key in words}
 
 
-def _word(one: Shown, path: str, value: Any) -> str:
-    return spelled(one.document.get("stages", [])) if path == ORDER else _plain(value)
-
-
 def _with_differences(shown: Sequence[Shown]) -> list[Shown]:
     """Runs that are no sweep's, told apart by the settings that differ most often."""
     flat = [dict(_flat({key: value for key, value in one.document.items() if key != "name"})) for one in shown]
     paths = dict.fromkeys(path for settings in flat for path in settings)
-    words = {path: worded([(one[path], _plain(one[path])) for one in flat if path in one]) for path in paths}
+    words = {
+        path: worded([(one[path], _shortened(sweep_words.told(one[path]))) for one in flat if path in one])
+        for path in paths
+    }
     moving = {path: len(found) + any(path not in one for one in flat) for path, found in words.items()}
     chosen = [path for path in sorted(moving, key=lambda path: -moving[path]) if moving[path] > 1][:MOST_SETTINGS]
     found = []
@@ -215,8 +219,11 @@ def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> str:
-    told = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return told if len(told) <= LONGEST else f"{told[: LONGEST - 3]}…"
+    return _shortened(sweep_words.told(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}…"
 
 
 def _key(value: Any) -> str:

@@ -51,6 +51,8 @@ def sweep(
     if dry:
         _foretell(going, runner, as_json)
         return
+    if going.budget is not None:
+        console.print(going.budget, highlight=False, markup=False)
     variants.environment(place)
 
     def hear(trial: Trial) -> None:
@@ -116,11 +118,11 @@ def _foretell(going: "Sweep", runner: "Runner", as_json: bool) -> None:
              "status": "planned" if one.trial.status == "failed" else one.trial.status, "seconds": one.seconds}
             for one in found
         ]  # fmt: skip
-        typer.echo(json.dumps({"seconds": seconds, "variants": entries}, indent=1))
+        typer.echo(json.dumps({"seconds": seconds, "spent": going.spent, "variants": entries}, indent=1))
         return
     search = going.space.search
     learnt = "; tpe chooses the later ones by results: these stand for them" if search.search == "tpe" else ""
-    ended = f", within sweep.minutes={search.minutes:g}" if search.minutes is not None else ""
+    ended = f"; {going.budget}" if going.budget is not None else ""
     typer.echo(f"some {_time(seconds)} in all, what variants share counted once{ended}{learnt}")
 
 

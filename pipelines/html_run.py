@@ -15,7 +15,7 @@ from attar.store import Store
 from pipelines import cost_figures, samples, step_inputs, task_figures
 from pipelines.asked_runs import Shown
 from pipelines.gates import Decision
-from pipelines.home import Home
+from pipelines.home import RECIPE, Home
 from pipelines.html_page import Child, Html, element, folded, note, table
 from pipelines.html_strips import curve
 from pipelines.html_waterfall import waterfall
@@ -77,16 +77,23 @@ def figures(one: Shown, store: Store) -> list[Child]:
 def settings(one: Shown, home: Home) -> list[Child]:
     """The recipe, what it ran on, what its results may be compared by, and the command that repeats it."""
     told = _circumstances(one, home.store)
-    file = shlex.quote(str(one.folder / "recipe.yaml"))
-    found: list[Child] = [element("h3", "Again")]
-    found += [element("pre", f"attar run {file} --home {shlex.quote(str(home.root))}")]
-    found.append(
-        note(f"Elsewhere: save the recipe below as recipe.yaml, then attar run recipe.yaml (attar {_version()}).")
-    )
-    found += [element("h3", "Recipe"), element("pre", _recipe(one))]
+    found = again("run", one.folder / RECIPE, home, _recipe(one))
     if told:
         found += [element("h3", "Circumstances"), table(("what", "value"), told, "facts", words=2)]
     return found
+
+
+def again(command: str, file: Path, home: Home, recipe: str) -> list[Child]:
+    """The command that makes what a recipe says, here and elsewhere; and the recipe."""
+    here = f"attar {command} {shlex.quote(str(file))} --home {shlex.quote(str(home.root))}"
+    there = f"save the recipe below as {file.name}, then attar {command} {file.name} (attar {_version()})"
+    return [
+        element("h3", "Again"),
+        element("pre", here),
+        note(f"Elsewhere: {there}."),
+        element("h3", "Recipe"),
+        element("pre", recipe),
+    ]
 
 
 def facts(row: Row) -> Html:

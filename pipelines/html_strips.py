@@ -124,6 +124,9 @@ def _mean(frame: Frame, x: float, level: Level, told: bool) -> list[Html]:
 
 
 def _wrapped(value: str, most: int) -> list[str]:
-    """An order of stages, one below the other; anything else on one line; no line longer than there is room."""
-    parts = [part if len(part) <= most else f"{part[: most - 1]}…" for part in value.split(" → ")]
-    return [part + (" →" if place < len(parts) - 1 else "") for place, part in enumerate(parts)]
+    """An order of stages, one below the other, and what it leaves out; no line longer than there is room."""
+    *stages, rest = value.split(" → ")
+    end, comma, without = rest.partition(", without ")
+    lines = [*(f"{part} →" for part in stages), end + comma[:1]]
+    lines += [f"without {without}"] if comma else []
+    return [line if len(line) <= most else f"{line[: most - 1]}…" for line in lines]

@@ -16,7 +16,8 @@ from pipelines.mlflow_view import PARENTS, SWEEP
 from pipelines.mlflow_words import RUNS, key_of
 from pipelines.recipe import Recipe
 from pipelines.sweep import Trial
-from pipelines.sweep_space import Space, names, told
+from pipelines.sweep_space import Space
+from pipelines.sweep_words import names, short, words
 
 VARIANT = "attar.variant"
 
@@ -43,16 +44,17 @@ def record(
     client, place = connect(home, experiment)
     sweep, paths = folder.name, dict.fromkeys(path for trial in trials for path in trial.values)
     called = {path: key_of(name) for path, name in names(paths, space.document).items()}
+    values = [trial.values for trial in trials]
+    moving = [path for path in paths if any(one.get(path) != values[0].get(path) for one in values)]
     parents = {parent: trial for trial in trials if (parent := _parent(home, trial)) is not None}
     for parent, trial in parents.items():
-        tags = {
-            SWEEP: sweep,
-            VARIANT: trial.label[:MAX_TAG],
-            MLFLOW_RUN_NAME: f"{trial.number:02} {trial.label}".strip(),
-        }
+        told = {path: trial.values[path] for path in moving if path in trial.values}  # names are cut off in lists
+        name = f"{trial.number:02} {short(told, space.document)}".strip()
+        tags = {SWEEP: sweep, VARIANT: trial.label[:MAX_TAG], MLFLOW_RUN_NAME: name}
         own = {path: name for path, name in called.items() if path in trial.values and name not in Recipe.model_fields}
-        values = [Param(name, told(trial.values[path])) for path, name in own.items()]  # the recipe's own are there
-        client.log_batch(parent, params=values, tags=[RunTag(tag, text[:MAX_TAG]) for tag, text in tags.items()])
+        said = words(trial.values, space.document)
+        params = [Param(name, said[path]) for path, name in own.items()]  # the recipe's own are there
+        client.log_batch(parent, params=params, tags=[RunTag(tag, text[:MAX_TAG]) for tag, text in tags.items()])
     for other in client.search_runs([place], f"{PARENTS} and tags.`{SWEEP}` = '{sweep}'"):
         if other.info.run_id not in parents:  # that variant has run again
             client.delete_tag(other.info.run_id, SWEEP)

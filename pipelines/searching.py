@@ -5,7 +5,8 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from pipelines.sweep_space import Range, Space, Values
+from pipelines.sweep_space import Range, Space
+from pipelines.sweep_words import Values
 
 TRIES = 200  # at random, for a combination that has not been there
 

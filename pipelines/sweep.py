@@ -4,10 +4,12 @@ import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from attar.errors import AttarError, BadInput, Cancelled
 from attar.fingerprint import hash_json
@@ -15,9 +17,11 @@ from pipelines.home import Home
 from pipelines.recipe import Recipe, validate
 from pipelines.report import Report, Row
 from pipelines.searching import key, searcher
-from pipelines.sweep_space import Document, Space, Values, read
+from pipelines.sweep_space import Space, read
+from pipelines.sweep_words import MARK, Document, Values
 
 TRIALS = "trials.jsonl"
+FILE = "sweep.yaml"  # what was asked for, in the sweep's folder
 MOST_REFUSALS = 50  # one after the other, then a search finds nothing more
 
 
@@ -58,15 +62,29 @@ class Sweep:
     """The variants of a document in a home; :meth:`go` runs what is not there yet."""
 
     def __init__(self, document: Document, home: Home) -> None:
+        self.document = document
         self.space: Space = read(document)
         self.store = home.store
         name = str(document.get("name", "sweep"))
         validate(self.space.assign(self._first(), 1))  # what is wrong with the whole recipe is told at once
-        self.folder = home.root / "sweeps" / f"{name}-{hash_json(document)[:8]}"
+        self.folder = home.root / "sweeps" / f"{name}-{hash_json(_unbudgeted(document))[:8]}"
 
     def trials(self) -> list[Trial]:
         """What ended so far, every variant's last word."""
-        return [replace(trial, label=trial.label or self.space.label(trial.values)) for trial in trials_in(self.folder)]
+        return [replace(trial, label=self.space.label(trial.values)) for trial in trials_in(self.folder)]
+
+    @property
+    def spent(self) -> float:
+        """Seconds that variants have run for, over all starts; what a kill or a crash cut off has left no record."""
+        return sum(float(record["spent"]) for record in _records(self.folder) if "spent" in record)
+
+    @property
+    def budget(self) -> str | None:
+        """What is left of the minutes asked for, in words; None where no end was asked for."""
+        limit = self.space.search.minutes
+        if limit is None:
+            return None
+        return f"{round(max(0.0, limit - self.spent / 60), 1):g} of {limit:g} minutes are left"
 
     def go(self, carry: Carry, foresee: Foresee, hear: Hear = lambda trial: None) -> str:
         """Run variants until there are no more, or the budget is spent; says which.
@@ -80,9 +98,9 @@ class Sweep:
             Cancelled: somebody stopped it; the same sweep goes on from there.
         """
         search = self.space.search
-        began = time.monotonic()
         choose = searcher(self.space)
         with self._alone():
+            (self.folder / FILE).write_text(yaml.safe_dump(self.document, sort_keys=False, allow_unicode=True))
             done = {key(trial.values): self._up_to_date(trial, foresee, hear) for trial in self.trials()}
             for known in done.values():
                 if known.status == "finished":
@@ -96,10 +114,11 @@ class Sweep:
                 before = done.get(key(values))
                 number = before.number if before else 1 + max((other.number for other in done.values()), default=0)
                 begun = Trial(number, values, "failed", label=self.space.label(values))
-                trial = self._try(begun, carry, foresee, began)
+                trial = self._try(begun, carry, foresee)
                 if trial is None:
                     return (
-                        f"stopped before variant {number}: it would end after the {search.minutes:g} minutes asked for"
+                        f"stopped before variant {number}, which does not fit: {self.budget}; raise sweep.minutes to "
+                        "go on"
                     )
                 done[key(values)] = trial
                 choose.told(values, self._score(trial))
@@ -145,7 +164,7 @@ class Sweep:
         hear(trial)
         return trial
 
-    def _try(self, trial: Trial, carry: Carry, foresee: Foresee, began: float) -> Trial | None:
+    def _try(self, trial: Trial, carry: Carry, foresee: Foresee) -> Trial | None:
         """The variant's end; None if it does not fit into the budget."""
         try:
             recipe = validate(self.space.assign(trial.values, trial.number))
@@ -153,14 +172,17 @@ class Sweep:
         except BadInput as error:
             return replace(trial, status="refused", text=str(error))
         limit = self.space.search.minutes
-        if limit is not None and time.monotonic() - began + planned.seconds > 60 * limit:
+        if limit is not None and self.spent + planned.seconds > 60 * limit:
             return None
+        began = time.monotonic()
         try:
             run, report = carry(recipe, trial)
         except Cancelled:
             raise
         except AttarError as error:
             return replace(trial, status="failed", text=str(error))
+        finally:
+            self._append({"spent": time.monotonic() - began})
         return replace(trial, status="finished", run=run, row=report.final, evaluation=planned.evaluation)
 
     def _score(self, trial: Trial) -> float | None:
@@ -178,8 +200,11 @@ class Sweep:
         return values
 
     def _write(self, trial: Trial) -> None:
+        self._append(asdict(trial))
+
+    def _append(self, record: dict[str, Any]) -> None:
         with open(self.folder / TRIALS, "a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps(asdict(trial)) + "\n")  # what a kill cut short stays a line of its own
+            file.write("\n" + json.dumps(record) + "\n")  # what a kill cut short stays a line of its own
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -195,19 +220,31 @@ class Sweep:
 
 def trials_in(folder: Path) -> list[Trial]:
     """What ended so far of the sweep in a folder, every variant's last word."""
+    found: dict[str, Trial] = {}
+    for record in _records(folder):
+        if "values" in record:
+            row = record.pop("row")
+            found[key(record["values"])] = Trial(**record, row=Row(**row) if row else None)
+    return sorted(found.values(), key=lambda trial: trial.number)
+
+
+def _records(folder: Path) -> Iterator[dict[str, Any]]:
+    """Ends of variants, and the seconds that were spent on them, in the order in which they were written."""
     try:
         lines = (folder / TRIALS).read_text().splitlines()
     except FileNotFoundError:
-        return []
-    found: dict[str, Trial] = {}
+        return
     for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:  # cut short by a kill or a full disk: that variant runs again
-            continue
-        row = value.pop("row")
-        found[key(value["values"])] = Trial(**value, row=Row(**row) if row else None)
-    return sorted(found.values(), key=lambda trial: trial.number)
+        with suppress(ValueError):  # cut short by a kill or a full disk: that variant runs again
+            yield json.loads(line)
+
+
+def _unbudgeted(document: Document) -> Document:
+    """What tells a sweep from others: with a larger budget the same one goes on."""
+    block = document.get(MARK)
+    if not isinstance(block, dict):
+        return document
+    return {**document, MARK: {name: value for name, value in block.items() if name not in ("runs", "minutes")}}
 
 
 def save(trials: list[Trial], folder: Path) -> Path:

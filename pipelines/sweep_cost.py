@@ -26,7 +26,7 @@ def expected(sweep: Sweep, foresee: Foresee) -> Iterator[Expected]:
     search, choose = sweep.space.search, searcher(sweep.space)
     done = {key(trial.values): trial for trial in sweep.trials()}
     paid: set[str] = set()
-    number, count, refusals, total = max((trial.number for trial in done.values()), default=0), 0, 0, 0.0
+    number, count, refusals, total = max((trial.number for trial in done.values()), default=0), 0, 0, sweep.spent
     while (search.runs is None or count < search.runs) and (values := choose.next()) is not None:
         choose.told(values, None)
         known = done.get(key(values))

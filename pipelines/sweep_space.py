@@ -2,8 +2,7 @@
 
 import copy
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Any, Literal
@@ -12,16 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from attar.complaint import complaint
 from attar.errors import BadInput
-from pipelines.recipe import Recipe
+from pipelines.sweep_words import MARK, ORDER, Document, Values, keys, label, put
 
-MARK = "sweep"
-ORDER = "order"  # the dimension of the stages' orders
 MOST_VARIANTS = 10_000
 # What variants must share to be compared.
 FIXED = ("name", "model", "task", "measure", "track", "data", "dtype", "device")
-
-Document = dict[str, Any]
-Values = dict[str, Any]  # dimension → value
 
 
 class Range(BaseModel):
@@ -68,7 +62,8 @@ class Search(BaseModel):
     ] = "grid"
     runs: Annotated[int | None, Field(ge=1, le=MOST_VARIANTS, description="variants at most")] = None
     minutes: Annotated[
-        float | None, Field(gt=0, description="no variant begins that the plan expects to end after so many minutes")
+        float | None,
+        Field(gt=0, description="no variant begins that would end after so many minutes of all, over all starts"),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**32, description="of the random choices")] = 0
     max_bytes: Annotated[int | None, Field(gt=0, description="tpe prefers models of at most so many bytes")] = None
@@ -97,15 +92,15 @@ class Space:
         document = copy.deepcopy(self.document)
         for path, value in values.items():
             if path != ORDER:
-                _set(document, _keys(path), value)
+                put(document, keys(path), value)
         if ORDER in values:
             document["stages"] = [document["stages"][place] for place in values[ORDER]]
         document["name"] = f"{document['name']}-{number:02}"
         return document
 
     def label(self, values: Values) -> str:
-        """The values in words: ``temperature 4, order 1 0 2``."""
-        return ", ".join(f"{name} {told(values[path])}" for path, name in names(values, self.document).items())
+        """The values in words."""
+        return label(values, self.document)
 
     def grid(self) -> Iterator[Values]:
         """All combinations; the last dimension changes quickest."""
@@ -123,49 +118,6 @@ class Space:
         """The values of one dimension, one after the other."""
         found = self.dimensions[name]
         return found.values(name) if isinstance(found, Range) else list(found)
-
-
-def names(paths: Iterable[str], document: Document, order: Sequence[int] | None = None) -> dict[str, str]:
-    """What is varied → its name wherever it is told: ``temperature``; ``1 prune.width ffn`` where that is not enough.
-
-    Stages have the places that the sweep's recipe gives them, counted from 1, whatever their order is.
-
-    Args:
-        paths: the dimensions, all of them: of two that are called alike, both have a longer name.
-        document: the recipe of the sweep, or of a variant.
-        order: in which the variant has the stages.
-    """
-    if order is not None:
-        document = {**document, "stages": dict(zip(map(str, order), document.get("stages", []), strict=False))}
-    last = {path: _keys(path)[-1] for path in paths}
-    often = Counter(last.values())
-    long = {
-        path
-        for path, name in last.items()
-        if often[name] > 1 or name.isdigit() or (name != path and name in Recipe.model_fields)  # such as a stage's seed
-    }
-    return {path: _where(path, document) if path in long else name for path, name in last.items()}
-
-
-def told(value: Any) -> str:
-    """A value in words: an order is its places, as the recipe names them."""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _where(path: str, document: Document) -> str:
-    """``1 prune.width ffn``; outside of the stages, or inside one that the variant does not have, the whole path."""
-    keys = _keys(path)
-    place: Any = document
-    numbers, stage, inside = [], "", keys
-    try:
-        for depth, key in enumerate(keys[:-1], start=1):
-            place = place[int(key) if isinstance(place, list) else key]
-            if isinstance(place, dict) and isinstance(place.get("stage", place.get("repeat")), str | int):
-                numbers.append(str(int(key) + 1))
-                stage, inside = str(place.get("stage", "repeat")), keys[depth:]
-    except (LookupError, TypeError, ValueError):
-        return ".".join(keys)
-    return " ".join(filter(None, (".".join(numbers), stage, ".".join(inside))))
 
 
 def read(document: Document) -> Space:
@@ -230,13 +182,3 @@ def _orders(orders: list[list[int]], document: Document) -> list[Any]:
     if any(orders.count(order) > 1 for order in orders):
         raise BadInput("sweep: an order is there twice")
     return list(orders)
-
-
-def _keys(path: str) -> list[str]:
-    return [key.replace("~1", ".").replace("~0", "~") for key in path.split(".")]
-
-
-def _set(place: Any, keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        place = place[int(key) if isinstance(place, list) else key]
-    place[int(keys[-1]) if isinstance(place, list) else keys[-1]] = copy.deepcopy(value)

@@ -130,10 +130,12 @@ def table(trials: Sequence[Trial], path: Path) -> Path:
     told = iter(lines)
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["variant", *values, "status", "run", *heads])
+        writer.writerow(["variant", "label", *values, "status", "run", *heads])
         for trial in found:
             chosen = (trial.values.get(name, "") for name in values)
-            writer.writerow([trial.number, *chosen, trial.status, trial.run, *(next(told) if trial.row else [])])
+            writer.writerow(
+                [trial.number, trial.label, *chosen, trial.status, trial.run, *(next(told) if trial.row else [])]
+            )
     return path
 
 

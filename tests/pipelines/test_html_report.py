@@ -17,7 +17,7 @@ from pipelines.gates import Decision
 from pipelines.home import Home
 from pipelines.html_page import element, page
 from pipelines.report import Report, Row, interval
-from pipelines.sweep import TRIALS
+from pipelines.sweep import FILE, TRIALS
 
 if TYPE_CHECKING:
     from tests.pipelines.conftest import Attar, Shelf
@@ -173,6 +173,36 @@ def test_a_sweep_says_which_to_ship_and_why(swept: "Shelf", tmp_path: Path) -> N
     assert "ffn: 0.1 keeps most" in parsed.text and "worse: 0.3" in parsed.text
     assert "bits: 8 keeps most" in parsed.text and "worse: 4" in parsed.text
     assert f"05 (ffn 0.9, bits 4) failed: it broke {EVIL}" in parsed.text
+
+
+def test_a_sweep_can_be_made_again_from_its_page(swept: "Shelf", tmp_path: Path) -> None:
+    file = swept.home.root / "sweeps" / "mine-0123abcd" / FILE
+    page = html_report.write(swept.home, ["mine"], tmp_path / "page.html")
+    assert "attar sweep" not in page.read_text()  # of one that an Attar from before has begun
+    file.write_text("name: mine\nstages: [{stage: prune.width, ffn: {sweep: [0.1, 0.3]}}]\n")
+    parsed = stands_alone(html_report.write(swept.home, ["mine"], tmp_path / "page.html").read_text())
+    assert f"attar sweep {file} --home {swept.home.root}" in parsed.text and file.read_text() in parsed.texts
+
+
+def test_orders_are_told_as_everywhere(swept: "Shelf", tmp_path: Path) -> None:
+    """By short names of the stages; variants that lack one say so, though no page has the sweep's recipe."""
+    trials = swept.home.root / "sweeps" / "mine-0123abcd" / TRIALS
+    lines = [json.loads(line) for line in trials.read_text().splitlines()]
+    stages = [{"stage": "prune.width", "ffn": 0.1}, {"stage": "distill.logit"}, {"stage": "quantize.rtn", "bits": 4}]
+    orders = [[0, 1, 2], [1, 0, 2], [0, 2], [0, 1]]
+    for order, line in zip(orders, lines, strict=False):
+        line["values"] = {"order": order}
+        recipe = swept.home.runs / line["run"] / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"stages": [stages[p] for p in order]}))
+    lines[4]["values"] = {"order": [2, 1]}
+    trials.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    parsed = stands_alone(html_report.write(swept.home, ["mine"], tmp_path / "page.html").read_text())
+    words = ["width → distill → rtn", "distill → width → rtn", "width → rtn, without distill"]
+    words.append("width → distill, without rtn")
+    assert (
+        f"Best of these: 01 ({words[0]})" in parsed.text and "05 (rtn → distill, without width) failed" in parsed.text
+    )
+    assert {cell for cells in rows_of(parsed) for cell in cells} >= set(words)
 
 
 def test_the_choice_is_that_of_best(shelf: "Shelf", tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from pipelines.recipe import Recipe, load, validate
 from pipelines.report import Report, Row
 from pipelines.searching import searcher
 from pipelines.sweep import Foreseen, Sweep, Trial
-from pipelines.sweep_space import ORDER, names, read
+from pipelines.sweep_space import read
+from pipelines.sweep_words import ORDER, label, names, short, whole
 
 CONF = Path(__file__).parents[2] / "conf"
 ROW = Row(1, "quantize.rtn", False, "f", "e", "/m", 10, 100, 2.0, 3.0, 4.0, 0.5, 0.0, 0.1, 0.9, None, None, 1.0, None)
@@ -170,6 +171,46 @@ def test_tpe_goes_where_it_is_good(document: dict[str, Any], tmp_path: Path) -> 
     assert sum(value < 0.09 for value in late) > 5
 
 
+def test_a_budget_counts_over_all_starts_and_a_larger_one_goes_on(
+    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two variants that take half a minute each, one of them stopped, leave no room in a minute for a third."""
+    clock = [0.0]
+    monkeypatch.setattr("pipelines.sweep.time.monotonic", lambda: clock[0])
+
+    class Slow(Runner):
+        def carry(self, recipe: Recipe, trial: Trial) -> tuple[str, Report]:
+            clock[0] += 30
+            return super().carry(recipe, trial)
+
+    def start(minutes: float, **more: Any) -> tuple[Sweep, Slow, str]:
+        sweep, runner = Sweep(swept(document, minutes=minutes), Home(tmp_path)), Slow(**more)
+        try:
+            return sweep, runner, sweep.go(runner.carry, runner.foresee)
+        except Cancelled:
+            return sweep, runner, "cancelled"
+
+    first, _, told = start(1, stops_at=2)
+    assert (told, first.spent, first.budget) == ("cancelled", 60, "0 of 1 minutes are left")
+    assert [one.seconds for one in sweep_cost.expected(first, Runner().foresee)] == [0.0]
+    again, runner, told = start(1)
+    assert runner.names == [] and told.startswith("stopped before variant 2, which does not fit: 0 of 1 minutes")
+    larger, runner, told = start(9)
+    assert larger.folder == again.folder and runner.names == ["small-02", "small-04", "small-05"]
+    assert told == "every variant has been there" and larger.spent == 150
+
+
+def test_a_sweep_keeps_what_was_asked_for(document: dict[str, Any], tmp_path: Path) -> None:
+    """So that it can be made again from its folder alone; as it was asked for last."""
+    for block in ({"minutes": 5}, {"minutes": 9}):
+        sweep = Sweep(swept(document, **block), Home(tmp_path))
+        sweep.go(Runner().carry, Runner().foresee)
+        kept = recipe_yaml.parse((sweep.folder / "sweep.yaml").read_text(), "what is kept")
+        assert kept == swept(document, **block) and Sweep(kept, Home(tmp_path)).folder == sweep.folder
+    other = Sweep(swept(document, minutes=5, seed=2), Home(tmp_path))
+    assert other.folder != sweep.folder
+
+
 def test_two_processes_do_not_go_on_with_one_sweep(document: dict[str, Any], tmp_path: Path) -> None:
     sweep = Sweep(swept(document), Home(tmp_path))
     with sweep._alone(), pytest.raises(BadInput, match="going on already"):
@@ -297,15 +338,43 @@ def test_a_setting_has_one_name_in_the_sweep_and_in_every_variant(document: dict
     document["stages"][1] |= {"bits_of": {"layers.1.*": {"sweep": [4, 8]}, "head": 8}, "seed": {"sweep": [3]}}
     document["stages"][0] |= {"windows": {"sweep": [2]}, "ffn": {"sweep": [0.2]}}
     document["stages"].append({"stage": "prune.width", "windows": {"sweep": [4]}})
-    space = read(document | {"sweep": {"orders": [[0, 1, 2], [2, 1, 0], [1, 0]]}})
-    first, *others = list(space.grid())
-    called = names(first, space.document)
+    space = read(document | {"sweep": {"orders": [[2, 1, 0], [0, 1, 2], [1, 0]]}})
+    everything = list(space.grid())
+    called = names(everything[0], space.document)
     expected = ["ffn", "1 prune.width windows", "layers.1.*", "2 quantize.rtn seed", "3 prune.width windows", "order"]
     assert list(called.values()) == expected
-    for values in (first, *others):
-        told = names(values, space.assign(values, 1), values["order"])
-        missing = {"stages.2.windows"} if len(values["order"]) < 3 else set()
-        assert {path for path in called if told[path] != called[path]} == missing
+    document = whole([(values, space.assign(values, 1)) for values in everything])
+    assert names(everything[0], document) == called
+    for values in everything:
+        assert label(values, document) == space.label(values)
+
+
+def test_orders_are_told_by_their_stages(document: dict[str, Any]) -> None:
+    """By whoever has not the recipe before them; a stage that is left out is named, and one of a name says which."""
+    entries = ["prune.width", "prune.depth", "distill.logit", "prune.width", "quantize.rtn"]
+    rounds = {"repeat": 2, "stages": [{"stage": "prune.width"}, {"stage": "finetune.full"}]}
+    document["stages"] = [*({"stage": name} for name in entries), rounds]
+    orders = [[1, 0, 3, 2, 4, 5], [0, 2, 3, 4, 5], [4, 0, 3, 5]]
+    space = read(document | {"sweep": {"orders": orders}})
+    last = "2 × (width → finetune)"
+    assert [space.label(values) for values in space.grid()] == [
+        f"depth → width → width 2 → distill → rtn → {last}",
+        f"width → distill → width 2 → rtn → {last}, without depth",
+        f"rtn → width → width 2 → {last}, without depth and distill",
+    ]
+    briefly = [short(values, space.document) for values in space.grid()]
+    assert briefly[1:] == ["no depth", f"rtn→width→width 2→{last}"]
+
+
+def test_names_for_short_lists_stay_different(document: dict[str, Any]) -> None:
+    document["stages"][0] |= {"learning_rate": {"sweep": [1e-4]}, "temperature": {"sweep": [2]}, "ffn": {"sweep": [1]}}
+    space = read(document)
+    (values,) = space.grid()
+    assert sorted(short(values, space.document).split(", ")) == ["ffn 1", "lr 0.0001", "temp 2"]
+    document["stages"][0] |= {"load_rows": {"sweep": [3]}}
+    space = read(document)
+    (values,) = space.grid()
+    assert short(values, space.document) == space.label(values)
 
 
 def test_what_variants_share_is_expected_once(document: dict[str, Any], tmp_path: Path) -> None:
