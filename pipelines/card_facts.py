@@ -13,6 +13,7 @@ from attar.checkpoint import read_facts
 from attar.credentials import without_credentials
 from attar.data.settings import EMBEDDED, TOPICS
 from attar.errors import BadInput
+from attar.parts import bits_per_weight, bytes_by_part
 from attar.stamp import HASH, KEY
 from pipelines import task_figures
 from pipelines.lineage import Lineage
@@ -185,12 +186,11 @@ def _measured(made: Lineage) -> str:
 def size(made: Lineage) -> str:
     """The section on the footprint."""
     facts = read_facts(made.artifact.folder)
-    parts = facts.weight_bytes()
+    called = {"files": "config, tokenizer, headers"}
     lines = ["| part | bytes |", "|---|---:|"]
-    lines += [f"| {name} | {count:,} |" for name, count in parts.items() if count]
-    lines += [f"| config, tokenizer, headers | {facts.side_bytes:,} |", f"| all | {facts.bytes:,} |"]
-    bits = 8 * sum(parts.values()) / facts.parameters
-    told = f"{facts.parameters:,} parameters, {bits:.2f} bits each on average."
+    lines += [f"| {called.get(part, part)} | {count:,} |" for part, count in bytes_by_part(facts).items() if count]
+    lines.append(f"| all | {facts.bytes:,} |")
+    told = f"{facts.parameters:,} parameters, {bits_per_weight(facts):.2f} bits each on average."
     row = made.rows[-1] if made.rows else None
     if row is not None and row.prefill and row.decode:
         result = made.result or {}

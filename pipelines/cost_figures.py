@@ -40,7 +40,7 @@ def figures(
         "flops_per_token": flops_per_token(facts, prompt),
         "context": prompt,
         "runtime_memory_bytes": result.get("peak_memory_bytes") if prefill else None,
-        "first_token": prompt / prefill if prefill else None,
+        "first_token": single.get("first_token"),
         "p50": single.get("p50"),
         "p95": single.get("p95"),
         "batches": batches,
@@ -70,7 +70,6 @@ def table(rows: Sequence["Row"]) -> tuple[list[str], list[list[str]]] | None:
         ["of quantized", *(_text(row.bits_quantized, "{:.2f}") for row in models)],
         ["GFLOP per token", *(_text(row.flops_per_token, "{:.3f}", 1e-9) for row in models)],
         ["memory in use", *(_text(row.runtime_memory_bytes, "{:,.0f} MB", 1e-6) for row in models)],
-        ["first token", *(_text(row.first_token, "{:,.0f} ms", 1e3) for row in models)],
     ]
     for size in sizes:
         entries = [row.batches.get(size, {}) for row in models]
@@ -92,10 +91,9 @@ def meaning(rows: Sequence["Row"]) -> str:
     """What the lines of the table mean, of those alone that are there."""
     told = "cost: bytes by part, files being config, tokenizer and headers; bits: of all weights, and of the quantized "
     told += "ones with their scales; FLOP: of a decoded token"
-    if any(row.batches or row.first_token for row in rows):
-        told += "; one sequence at a time where no batch is named; first: until the first token"
     if any(row.batches for row in rows):
-        told += "; p50 and p95: from a token to the next; tok/s: decode, of all sequences"
+        told += "; one sequence at a time where no batch is named; first: until the first token; p50 and p95: from a "
+        told += "token to the next; tok/s: decode, of all sequences"
     if any(row.price_input is not None for row in rows):
         told += "; 1 M in and out: the price of a million tokens read and written, in the currency of price_per_hour"
     return told

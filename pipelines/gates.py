@@ -65,7 +65,7 @@ MEASURES = Measures(
         "confidently_wrong": Measure("confidently_wrong", "share", False),
         "prefill": Measure("prefill", "speed", True, timed=True),
         "decode": Measure("decode", "speed", True, timed=True),
-        "first_token": Measure("first_token", "seconds", False, timed=True),
+        "first_token": Measure("first_token", "seconds", False, timed=True, batch="1"),
         "p50": Measure("p50", "seconds", False, timed=True, batch="1"),
         "p95": Measure("p95", "seconds", False, timed=True, batch="1"),
         "peak_memory": Measure("runtime_memory_bytes", "bytes", False, timed=True),

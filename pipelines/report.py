@@ -64,8 +64,8 @@ class Row:
     flops_per_token: float | None = None  # of a decoded token behind ``context`` others, see attar.flops
     context: int | None = None
     runtime_memory_bytes: int | None = None  # highest of the process that opened the model and timed it
-    first_token: float | None = None  # seconds to the first token, batch 1: of reading the prompt
-    p50: float | None = None  # seconds from a token to the next, batch 1, where batch_sizes has that
+    first_token: float | None = None  # seconds to the first token, batch 1, where batch_sizes has that
+    p50: float | None = None  # seconds from a token to the next, likewise
     p95: float | None = None
     price_input: float | None = None  # of a million tokens, one sequence at a time, see pipelines.price
     price_output: float | None = None

@@ -76,6 +76,9 @@ def test_the_card_of_a_run_says_what_its_report_says(attar: Attar, finished: dic
     assert "4 windows of 64 tokens of each of two texts" in text and f"`{result['stamp']['hash']}`" in text
     for one in found.rows[1:]:
         assert f"| {one.label} |" in text
+    for part, count in row["parts"].items():
+        assert not count or part == "files" or f"| {part} | {count:,} |" in text
+    assert f"{row['bits_per_weight']:.2f} bits each" in text
     assert str(attar.home) not in text and "/" not in str(yaml.safe_load(_recipe(text))["data"]["source"])
 
 
