@@ -1,0 +1,64 @@
+"""What a sweep's settings and orders are called: once for all places, and for readers who have not its recipe."""
+
+from typing import Any
+
+from pipelines.sweep_space import read
+from pipelines.sweep_words import label, names, short, whole
+
+
+def test_labels_name_the_stage_where_two_settings_are_called_alike(document: dict[str, Any]) -> None:
+    document["stages"][1]["windows"] = {"sweep": [4, 8]}
+    document["stages"][0] |= {"windows": {"sweep": [2]}, "ffn": {"sweep": [0.2]}}
+    space = read(document)
+    assert [space.label(values) for values in space.grid()] == [
+        "ffn 0.2, 1 prune.width windows 2, 2 quantize.rtn windows 4",
+        "ffn 0.2, 1 prune.width windows 2, 2 quantize.rtn windows 8",
+    ]
+    inner = [{"stage": "prune.width", "ffn": {"sweep": [0.1]}}, {"stage": "prune.width", "ffn": {"sweep": [0.3]}}]
+    document["stages"] = [{"stage": "quantize.rtn"}, {"repeat": 2, "stages": inner}]
+    document["seed"] = {"sweep": [1]}
+    space = read(document)
+    assert space.label(next(space.grid())) == "2.1 prune.width ffn 0.1, 2.2 prune.width ffn 0.3, seed 1"
+
+
+def test_a_setting_has_one_name_in_the_sweep_and_in_every_variant(document: dict[str, Any]) -> None:
+    document["stages"][1] |= {"bits_of": {"layers.1.*": {"sweep": [4, 8]}, "head": 8}, "seed": {"sweep": [3]}}
+    document["stages"][0] |= {"windows": {"sweep": [2]}, "ffn": {"sweep": [0.2]}}
+    document["stages"].append({"stage": "prune.width", "windows": {"sweep": [4]}})
+    space = read(document | {"sweep": {"orders": [[2, 1, 0], [0, 1, 2], [1, 0]]}})
+    everything = list(space.grid())
+    called = names(everything[0], space.document)
+    expected = ["ffn", "1 prune.width windows", "layers.1.*", "2 quantize.rtn seed", "3 prune.width windows", "order"]
+    assert list(called.values()) == expected
+    document = whole([(values, space.assign(values, 1)) for values in everything])
+    assert names(everything[0], document) == called
+    for values in everything:
+        assert label(values, document) == space.label(values)
+
+
+def test_orders_are_told_by_their_stages(document: dict[str, Any]) -> None:
+    """By whoever has not the recipe before them; a stage that is left out is named, and one of a name says which."""
+    entries = ["prune.width", "prune.depth", "distill.logit", "prune.width", "quantize.rtn"]
+    rounds = {"repeat": 2, "stages": [{"stage": "prune.width"}, {"stage": "finetune.full"}]}
+    document["stages"] = [*({"stage": name} for name in entries), rounds]
+    orders = [[1, 0, 3, 2, 4, 5], [0, 2, 3, 4, 5], [4, 0, 3, 5]]
+    space = read(document | {"sweep": {"orders": orders}})
+    last = "2 × (width → finetune)"
+    assert [space.label(values) for values in space.grid()] == [
+        f"depth → width → width 2 → distill → rtn → {last}",
+        f"width → distill → width 2 → rtn → {last}, without depth",
+        f"rtn → width → width 2 → {last}, without depth and distill",
+    ]
+    briefly = [short(values, space.document) for values in space.grid()]
+    assert briefly[1:] == ["no depth", f"rtn→width→width 2→{last}"]
+
+
+def test_names_for_short_lists_stay_different(document: dict[str, Any]) -> None:
+    document["stages"][0] |= {"learning_rate": {"sweep": [1e-4]}, "temperature": {"sweep": [2]}, "ffn": {"sweep": [1]}}
+    space = read(document)
+    (values,) = space.grid()
+    assert sorted(short(values, space.document).split(", ")) == ["ffn 1", "lr 0.0001", "temp 2"]
+    document["stages"][0] |= {"load_rows": {"sweep": [3]}}
+    space = read(document)
+    (values,) = space.grid()
+    assert short(values, space.document) == space.label(values)
