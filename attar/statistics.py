@@ -144,6 +144,11 @@ def fewest(tests: int) -> int | None:
     return None
 
 
+def fewest_bounded(tests: int) -> int | None:
+    """Items of which the interval of one of so many tests has ends; None: no number up to a thousand is enough."""
+    return next((items for items in range(FEWEST, 1001) if _tail(items, LEVEL / tests) * RESAMPLES >= 1), None)
+
+
 def _paired(result: Scores, origin: Scores) -> tuple[Floats, Floats]:
     """Differences of the sums [items] and the counts [items], which are those of both."""
     if dict(zip(result.ids, result.counts, strict=True)) != dict(zip(origin.ids, origin.counts, strict=True)):
@@ -174,16 +179,21 @@ def _bounds(drawn: Floats, items: int, level: float = LEVEL) -> tuple[float, flo
     """
     if items < 2:
         return float(drawn.min()), float(drawn.max())
+    tail = _tail(items, level)
+    if tail * RESAMPLES < 1 and items >= FEWEST:  # of fewer items nothing is promised
+        return -inf, inf
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _tail(items: int, level: float) -> float:
+    """The share of the draws beyond either end of an interval, see :func:`_bounds`."""
     normal = NormalDist()
     z, nu = normal.inv_cdf(1 - level / 2), items - 1
     # Student's t by its expansion in 1/ν (Abramowitz and Stegun 26.7.5), right to 0.003 from ν = 5 on.
     t = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
     t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * nu**3)
-    tail = normal.cdf(-t * (items / nu) ** 0.5)
-    if tail * RESAMPLES < 1 and items >= FEWEST:  # of fewer items nothing is promised
-        return -inf, inf
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
+    return normal.cdf(-t * (items / nu) ** 0.5)
 
 
 def _blocks(items: int) -> list[int]:

@@ -16,12 +16,16 @@ from attar.store import Store
 from pipelines import as_good, candidates, gates, gating
 from pipelines.as_good import MARGIN, SCORED
 from pipelines.candidates import Candidate, Group
-from pipelines.front import front
+from pipelines.front import front, rank
 from pipelines.gates import MEASURES, Figure, Gate
 from pipelines.home import Home
 from pipelines.report import COLUMNS
+from pipelines.signs import SIGNS, Kind, legend
 
+NO_SCORES = "the best has no scores per document; measure it again"
 UNKNOWN = "not distinguishable"
+MORE = "measure more windows (measure.windows)"
+FEWER = f"{MORE}, or compare fewer models"
 SHOWN = ("size", "retained\nquality", "KL\nnats", "decode\ntok/s")  # of the report's columns
 
 
@@ -40,7 +44,14 @@ class Choice:
     as_good: tuple[Candidate, ...] = ()  # smaller than the winner, and within the margin of its headline beyond doubt
     margin: float = MARGIN
     few: str | None = None  # why nobody can tell the models apart
+    blind: str | None = None  # why of no smaller one it can be shown that it is as good
     unscored: tuple[Candidate, ...] = ()  # within the limits, without scores that could be compared with the winner's
+
+    @property
+    def equals(self) -> int:
+        """How many within the limits retain what the winner does, itself among them."""
+        fitting = (one for one in self.ranked if one.row.fingerprint not in self.breaches)
+        return sum(one.retained == self.winner.retained for one in fitting)
 
     def as_json(self) -> dict[str, Any]:
         on_front = {one.row.fingerprint for one in self.front}
@@ -63,7 +74,7 @@ class Choice:
             "as_good": [one.row.fingerprint for one in self.as_good],
             "margin": self.margin,
             "smallest": self.smallest.row.fingerprint,
-            "note": self.few,
+            "note": self.few or self.blind,
             "front": [one.row.fingerprint for one in self.front],
             "candidates": entries,
             "not_comparable": [
@@ -92,9 +103,10 @@ def limits(max_bytes: str | None, least: Sequence[str] = (), most: Sequence[str]
 def choose(home: Home, asked: Sequence[Gate] = (), recipe: str | None = None, margin: float = MARGIN) -> Choice:
     """The best of what was ever measured in a home.
 
-    The winner keeps every limit, was stopped by no gate and has the highest retained quality, the smaller one of
-    equals. It is compared with all others within the limits in pairs over documents; together they err no more often
-    than one test may (Holm). A smaller one is offered in its place only if it is as good beyond doubt, see
+    The winner keeps every limit, was stopped by no gate and has the highest retained quality; of equals, such as all
+    that keep everything, it is the smallest, and of equal sizes the one of the lowest perplexity. It is compared with
+    all others within the limits in pairs over documents; together they err no more often than one test may (Holm). A
+    smaller one is offered in its place only if it is as good beyond doubt, see
     :mod:`pipelines.as_good`.
 
     Raises:
@@ -109,7 +121,7 @@ def among(
     group: Group, others: tuple[Group, ...], store: Store, asked: Sequence[Gate] = (), margin: float = MARGIN
 ) -> Choice:
     """The same of one group, beside others that are not ranked with it."""
-    ranked = sorted(group.candidates, key=lambda one: (-one.retained, one.bytes))
+    ranked = sorted(group.candidates, key=lambda one: rank(one.row))
     judged = {
         one.row.fingerprint: [*_breached(one, group, asked, store), *filter(None, [one.refused])] for one in ranked
     }
@@ -129,12 +141,12 @@ def among(
     found = [(one, _scored(one, store)) for one in rest]
     pairs = [(one, other) for one, other in found if other is not None]
     unscored = tuple(one for one, other in found if best is None or other is None)
-    alike, few = ((), None) if best is None else _alike(best, pairs)
-    equals = () if few or best is None else _as_good(winner, best, pairs, margin)
+    alike, few = ((), NO_SCORES) if best is None else _alike(best, pairs)
+    equals, blind = ((), None) if few or best is None else _as_good(winner, best, pairs, margin)
     smallest = min((winner, *equals), key=lambda one: one.bytes)
     unbeaten = tuple(front([one for one in ranked if not one.refused]))
     return Choice(
-        group, tuple(ranked), breaches, winner, alike, smallest, unbeaten, others, equals, margin, few, unscored
+        group, tuple(ranked), breaches, winner, alike, smallest, unbeaten, others, equals, margin, few, blind, unscored
     )
 
 
@@ -142,6 +154,8 @@ def show(console: Console, choice: Choice) -> None:
     """All candidates, the best first; then what to take. Where they came from stands beside or, if narrow, below."""
     wide = console if console.is_terminal else Console(file=console.file, width=240)
     table = _table(choice, beside=True)
+    if choice.few:
+        console.print(f"nothing here is beyond doubt: {choice.few}", highlight=False, markup=False, soft_wrap=True)
     needed = wide.measure(table, options=wide.options.update(width=1000)).maximum
     wide.print(table if needed <= wide.width else _table(choice, beside=False))
     for line in _sentences(choice):
@@ -153,11 +167,11 @@ def _table(choice: Choice, beside: bool) -> Table:
     texts = dict(COLUMNS)
     for heading in ("", "model", *SHOWN, *(("recipe", "run", "fingerprint") if beside else ())):
         table.add_column(heading, justify="right" if heading in SHOWN else "left", no_wrap=True)
-    on_front = {one.row.fingerprint for one in choice.front}
     alike = {one.row.fingerprint for one in choice.alike}
     for one in choice.ranked:
         name = one.row.fingerprint
-        mark = "✗" if one.refused else ("★" if name in on_front else "") + ("≈" if name in alike else "")
+        kind = _kind(choice, one)
+        mark = (SIGNS[kind] if kind else "") + ("≈" if name in alike else "")
         style = "bold" if one is choice.winner else "dim" if name in choice.breaches else ""
         source = [Text(one.recipe or "–"), Text(one.run or "–"), Text(name)]
         model = Text(one.row.name if beside else "\n".join([one.row.name, *filter(None, (one.run, name))]))
@@ -165,15 +179,26 @@ def _table(choice: Choice, beside: bool) -> Table:
     return table
 
 
+def _kind(choice: Choice, one: Candidate) -> Kind | None:
+    """What a model's sign says."""
+    if one.refused:
+        return "refused"
+    if one is choice.smallest:
+        return "chosen"
+    return "on-front" if one in choice.front else None
+
+
 def _sentences(choice: Choice) -> list[str]:
     winner, smallest = choice.winner, choice.smallest
     refused = [one for one in choice.ranked if one.refused]
     beyond = len(choice.breaches) - len(refused)
     within = f", within the limits ({beyond} are not)" if beyond else ""
-    told = [f"best{within}: {winner.label}, in {winner.row.folder}"]
-    if choice.few:
-        told.append(f"{choice.few}; so no smaller one is offered in its place")
-    elif choice.alike:
+    told = [f"best{' by its value alone' if choice.few else ''}{within}: {winner.label}, in {winner.row.folder}"]
+    if choice.equals > 1:
+        end = " (retained quality ends at 100 %)" if winner.retained == 1 else ""
+        order = "the smallest of them is best, of equal sizes that of the lowest perplexity"
+        told.append(f"{choice.equals} keep as much{end}: {order}")
+    if choice.alike:
         names = ", ".join(one.label for one in choice.alike)
         told.append(f"≈ {UNKNOWN} from it (paired over documents, Holm's correction): {names}")
     if choice.unscored:
@@ -186,9 +211,12 @@ def _sentences(choice: Choice) -> list[str]:
             f"the smallest that loses less than {points} against it beyond doubt: {smallest.label}, "
             f"{smallest.bytes / 1e6:.1f} MB, in {smallest.row.folder}"
         )
+    elif choice.blind:
+        told.append(choice.blind)
     elif not choice.few and any(one.bytes < winner.bytes for one in choice.alike):
         told.append(f"of no smaller one it is beyond doubt that it loses less than {points} against it (--margin)")
-    told.append("★ no other is smaller and better; a model's folder is store/model/FINGERPRINT in the home")
+    signs = legend(kind for one in choice.ranked if (kind := _kind(choice, one)))
+    told.append(f"{signs}; a model's folder is store/model/FINGERPRINT in the home")
     if choice.others:
         other = choice.others[0]
         known = sorted({name for found in choice.others for name in found.recipes})
@@ -244,24 +272,39 @@ def _alike(best: scores.Scores, rest: Pairs) -> tuple[tuple[Candidate, ...], str
 
     found = [(one, statistics.difference(other, best)) for one, other in rest]
     count, documents = len(found), len(best.ids)
+    if documents < statistics.FEWEST:
+        told = "1 document was" if documents == 1 else f"{documents} documents were"
+        return (), f"{told} measured, and at least {statistics.FEWEST} are needed; {MORE}"
     if not count:
         return (), None
     if (needed := statistics.fewest(count)) is None:
         return (), f"too many models to tell them apart ({count} comparisons at once); narrow them by limits"
     if documents < needed:
         told = f"too few documents to tell them apart ({documents}; at least {needed} needed"
-        return (), f"{told} for {count} {'comparison' if count == 1 else 'comparisons'})"
+        return (), f"{told} for {count} {'comparison' if count == 1 else 'comparisons'}); {FEWER}"
     held = statistics.holm([pair.p for _, pair in found])
     alike = (one for (one, pair), told in zip(found, held, strict=True) if not told or pair.verdict == UNKNOWN)
     return tuple(alike), None
 
 
-def _as_good(winner: Candidate, best: scores.Scores, rest: Pairs, margin: float) -> tuple[Candidate, ...]:
-    """The smaller ones that lose less than the margin against the winner, all judged together."""
+def _as_good(
+    winner: Candidate, best: scores.Scores, rest: Pairs, margin: float
+) -> tuple[tuple[Candidate, ...], str | None]:
+    """The smaller ones that lose less than the margin against the winner, all judged together.
+
+    None, and why, where of so many at once that could be shown of none.
+    """
+    from attar import statistics
+
     smaller = [(one, found) for one, found in rest if one.bytes < winner.bytes]
-    return tuple(
-        one for one, found in smaller if as_good.judge(found, best, winner.retained, margin, len(smaller)).kept
-    )
+    count, documents = len(smaller), len(best.ids)
+    needed = statistics.fewest_bounded(count) if smaller else 0
+    if needed is None or documents < needed:
+        enough = "" if needed is None else f", for which {needed} are needed"
+        told = f"{documents} documents cannot show of any of {count} smaller models, judged at once{enough}, that it"
+        return (), f"{told} is as good; {FEWER}"
+    found = (one for one, scored in smaller if as_good.judge(scored, best, winner.retained, margin, count).kept)
+    return tuple(found), None
 
 
 def _scored(one: Candidate, store: Store) -> scores.Scores | None:

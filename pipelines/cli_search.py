@@ -41,6 +41,7 @@ def sweep(
     from attar.errors import first_line
     from pipelines import html_report, recipe_yaml, variants
     from pipelines.home import Home
+    from pipelines.signs import legend
     from pipelines.sweep import Sweep, Trial, save
 
     document = recipe_yaml.parse(recipe_yaml.read_text(recipe), f"the recipe {recipe}")
@@ -77,7 +78,7 @@ def sweep(
         return
     out = Console()
     variants.show(out, found)
-    lines = [f"{why}; ★ no other is smaller and better", f"plot    {picture}", f"report  {page}"]
+    lines = [f"{why}; {legend(['on-front'])}", f"plot    {picture}", f"report  {page}"]
     lines += [f"compare {compared}"] if compared is not None else []
     for line in lines:
         out.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,7 +1,10 @@
 """The Pareto front: those models to which no other is both smaller and better."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from pipelines.report import Row
 
 
 class Point(Protocol):
@@ -24,3 +27,11 @@ def front(points: Sequence[P]) -> list[P]:
         if not found or point.retained > found[-1].retained:
             found.append(point)
     return found
+
+
+def rank(row: "Row") -> tuple[float, int, float]:
+    """Sorts models of one origin, the best first: by what they retain, which ends at 100 %; then by size.
+
+    Of those that are equal in both, the one of the lower perplexity is the better.
+    """
+    return -row.retained, row.bytes, row.perplexity_other

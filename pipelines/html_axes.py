@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, cos, floor, log10, pi, sin
-from typing import Literal
 
 from pipelines.html_page import Html, element
+from pipelines.signs import Kind
 
-Kind = Literal["origin", "on-front", "alike", "behind", "chosen", "apart", "refused"]
 Form = Callable[[float], str]
 
 CHARACTER = 6.9  # pixels that one takes at most, on average, at the drawings' size of letters

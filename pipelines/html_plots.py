@@ -9,7 +9,6 @@ from pipelines.html_axes import (
     CHARACTER,
     LINE,
     Frame,
-    Kind,
     axes,
     legend,
     line,
@@ -23,22 +22,13 @@ from pipelines.html_axes import (
     words,
 )
 from pipelines.html_page import Html
+from pipelines.signs import TOLD, Kind
 
 WIDTH, HEIGHT = 1060.0, 470.0
 BESIDE = 7.0  # pixels between points of the same size, so that each is seen
 BROADEST = 21.0  # pixels that they take at most: nobody shall read another ratio off the axis
 CROWD = 40  # points; of more only those are named that matter
 SAME = 4.0  # pixels within which sizes count as the same
-TOLD: dict[Kind, str] = {
-    "origin": "origin",
-    "chosen": "the choice",
-    "on-front": "on the front: none is smaller and better",
-    "alike": "not distinguishable from the best",
-    "behind": "another is as small and better",
-    "apart": "not ranked with these",
-    "refused": "a gate was not kept",
-}
-
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 

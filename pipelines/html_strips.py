@@ -8,7 +8,6 @@ from pipelines.html_axes import (
     CHARACTER,
     LINE,
     Frame,
-    Kind,
     axes,
     line,
     mark,
@@ -21,6 +20,7 @@ from pipelines.html_axes import (
     words,
 )
 from pipelines.html_page import Html, element
+from pipelines.signs import Kind
 
 WIDTH, HEIGHT = 1060.0, 330.0
 NARROW = 130.0  # pixels, in which a mean has no room for its number

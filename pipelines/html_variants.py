@@ -14,11 +14,12 @@ from pipelines.asked_runs import Asked, Shown
 from pipelines.best import Choice
 from pipelines.candidates import Candidate
 from pipelines.findings import Finding
-from pipelines.html_axes import Kind
+from pipelines.front import rank
 from pipelines.html_page import Child, element, note
 from pipelines.html_plots import Point, pareto
 from pipelines.html_strips import Dot, scatter, strip
 from pipelines.report import COLUMNS, interval
+from pipelines.signs import SIGNS, Kind, legend
 
 if TYPE_CHECKING:
     from attar.statistics import Comparison as Pair
@@ -26,15 +27,6 @@ if TYPE_CHECKING:
 FIGURES = ("size", "ratio", "retained\nquality", "KL\nnats", "agree-\nment", "decode\ntok/s")
 ALIKE = "≈"
 COLUMNS_MOST = 12  # values of a setting that stand in columns
-SIGNS: dict[Kind, str] = {
-    "chosen": "★",
-    "on-front": "◆",
-    "alike": "●",
-    "behind": "○",
-    "apart": "△",
-    "refused": "✗",
-    "origin": "□",
-}
 
 
 @dataclass(frozen=True)
@@ -177,7 +169,7 @@ def variants(found: Comparison) -> list[Child]:
         key=lambda one: (
             found.kind(one) in others,
             found.kind(one) in ("apart", "refused"),
-            -one.report.final.retained,
+            rank(one.report.final),
         ),
     )
     rows, texts = [one.report.final for one in ranked], dict(COLUMNS)
@@ -199,7 +191,8 @@ def variants(found: Comparison) -> list[Child]:
     head = [element("th", _broken(name), class_="n" if name in FIGURES else None) for name, _ in kept]
     drawn = element("table", element("thead", element("tr", head)), element("tbody", lines), class_="figures")
     told = "; ".join(f"{name} {text}" for name, text in shared if text != "–")
-    return [element("div", drawn, class_="wide"), *([note(f"The same for all: {told}.")] if told else [])]
+    below = [f"{legend(found.kind(one) for one in ranked)}.", *([f"The same for all: {told}."] if told else [])]
+    return [element("div", drawn, class_="wide"), *map(note, below)]
 
 
 def failures(asked: Asked) -> list[Child]:

@@ -14,9 +14,10 @@ MOST = 14  # names in a sentence
 def headline(choice: Choice, name: Name, unjudged: str | None) -> str:
     """``Ship 07 (temperature 4): 2.46× smaller than the origin in bf16 (…), keeps 66.1 % (63.0–68.4) of its quality``.
 
-    What is ``unjudged`` is no more than the best of these.
+    What is ``unjudged`` is no more than the best of these, and what nobody can tell apart no more than that by value.
     """
-    return f"{'Best of these:' if unjudged else 'Ship'} {name(choice.smallest)}: {came_to(choice.smallest.row)}"
+    title = "Best by its value alone:" if choice.few else "Best of these:" if unjudged else "Ship"
+    return f"{title} {name(choice.smallest)}: {came_to(choice.smallest.row)}"
 
 
 def reasons(choice: Choice, name: Name, unjudged: str | None, verdicts: Mapping[str, str]) -> list[str]:
@@ -26,7 +27,8 @@ def reasons(choice: Choice, name: Name, unjudged: str | None, verdicts: Mapping[
     """
     ship, winner = choice.smallest, choice.winner
     count = len(choice.ranked) - len(choice.breaches)
-    found = [unjudged] if unjudged else []
+    found = [f"Nothing here is beyond doubt: {choice.few}."] if choice.few else []
+    found += [unjudged] if unjudged else []
     if ship is winner:
         found.append(f"It keeps the most of {count} models." if count > 1 else "It is the only one to choose from.")
     else:
@@ -35,8 +37,12 @@ def reasons(choice: Choice, name: Name, unjudged: str | None, verdicts: Mapping[
             f"smallest that loses less than {100 * choice.margin:g} {'point' if choice.margin == 0.01 else 'points'} "
             "of it beyond doubt (paired over documents)."
         )
-    if choice.few:
-        found.append(f"{_capital(choice.few)}; so it is the best by its value alone.")
+    if choice.equals > 1:
+        end = " (retained quality ends at 100 %)" if winner.retained == 1 else ""
+        order = "the smallest of them comes first, of equal sizes that of the lowest perplexity"
+        found.append(f"{choice.equals} keep as much as the best{end}: {order}.")
+    if choice.blind:
+        found.append(f"{_capital(choice.blind)}.")
     alike = [one for one in choice.alike if one is not ship]
     if alike:
         found.append(

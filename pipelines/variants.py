@@ -15,12 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from attar.errors import BY_EXIT_CODE, StageFailed
-from pipelines.front import front
+from pipelines.front import front, rank
 from pipelines.home import Home
 from pipelines.plan import make_plan
 from pipelines.plot import GRID, INK, LINE
 from pipelines.recipe import Recipe
 from pipelines.report import Report, Row, columns, interval
+from pipelines.signs import SIGNS, legend
 from pipelines.sweep import Foreseen, Trial
 
 
@@ -64,22 +65,22 @@ class Runner:
 
 def best_first(trials: Sequence[Trial]) -> list[Trial]:
     """Finished ones by quality, then those that failed."""
-    return sorted(trials, key=lambda trial: (trial.row is None, -trial.row.retained if trial.row else 0.0))
+    return sorted(trials, key=lambda trial: (trial.row is None, rank(trial.row) if trial.row else ()))
 
 
 def show(console: Console, trials: Sequence[Trial]) -> None:
-    """One row a variant, the best first; a star for those that no other beats in size and quality at once."""
+    """One row a variant, the best first, with a sign for those that no other beats in size and quality at once."""
     rows = [trial.row for trial in trials if trial.row is not None]
-    winners = {id(row) for row in front(rows)}
+    unbeaten = {id(row) for row in front(rows)}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "variant", "size", "ratio", "retained quality", "KL nats", "run"):
         table.add_column(heading, justify="right" if heading in ("size", "ratio", "KL nats") else "left")
     for trial in best_first(trials):
         name = Text(f"{trial.number:02} {trial.label}")
         if trial.row is None:
-            table.add_row("✗", name, "–", "–", Text(f"{trial.status}: {trial.text}"), "–", "–", style="red")
+            table.add_row("", name, "–", "–", Text(f"{trial.status}: {trial.text}"), "–", "–", style="red")
         else:
-            table.add_row("★" if id(trial.row) in winners else "", name, *_figures(trial.row), trial.run)
+            table.add_row(SIGNS["on-front"] if id(trial.row) in unbeaten else "", name, *_figures(trial.row), trial.run)
     (console if console.is_terminal else Console(file=console.file, width=200)).print(table)
 
 
@@ -93,31 +94,31 @@ def plot(trials: Sequence[Trial], title: str, path: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     found = [(trial, trial.row) for trial in best_first(trials) if trial.row is not None]
     line = front([row for _, row in found])
     axes.plot([r.compression_ratio for r in line], [100 * r.retained for r in line], color=LINE, zorder=1)
-    for rank, (trial, row) in enumerate(found, start=1):
+    for place, (trial, row) in enumerate(found, start=1):
         x, y = row.compression_ratio, 100 * row.retained
         if row.retained_low is not None and row.retained_high is not None:
             bars = [[y - 100 * row.retained_low], [100 * row.retained_high - y]]
             axes.errorbar([x], [y], yerr=bars, color=GRID, capsize=2, zorder=0)
-        chosen = any(row is other for other in line)
+        unbeaten = any(row is other for other in line)
         label = f"{trial.number:02}  {y:.1f} %  {trial.label}"
         axes.scatter(
-            [x], [y], s=110 if chosen else 40, marker="*" if chosen else "o", color=LINE, zorder=2, label=label
+            [x], [y], s=60 if unbeaten else 40, marker="D" if unbeaten else "o", color=LINE, zorder=2, label=label
         )
-        axes.annotate(f"{trial.number:02}", (x, y), xytext=(6 if rank % 2 else -6, 4), textcoords="offset points",
-                      ha="left" if rank % 2 else "right", fontsize=8, color=INK)  # fmt: skip
+        axes.annotate(f"{trial.number:02}", (x, y), xytext=(6 if place % 2 else -6, 4), textcoords="offset points",
+                      ha="left" if place % 2 else "right", fontsize=8, color=INK)  # fmt: skip
     axes.set_xlabel("compression ratio (bytes of the bf16 origin ÷ bytes)")
     axes.set_ylabel("retained quality, % (perplexity on other-kind text)")
     axes.set_title(title, loc="left", fontsize=11)
     axes.margins(x=0.2)
     axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside right upper", fontsize=7, frameon=False, title="best first")
+    figure.legend(loc="outside right upper", fontsize=7, frameon=False, title=f"best first; {legend(['on-front'])}")
     figure.savefig(path, dpi=150)
     return path
 

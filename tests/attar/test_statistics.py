@@ -8,7 +8,16 @@ import pytest
 
 from attar.errors import BadInput
 from attar.scores import Scores, of_answers
-from attar.statistics import above_chance, difference, fewest, holm, mean_interval, perplexity_retained, sign_flip
+from attar.statistics import (
+    above_chance,
+    difference,
+    fewest,
+    fewest_bounded,
+    holm,
+    mean_interval,
+    perplexity_retained,
+    sign_flip,
+)
 
 GENERATOR = np.random.default_rng
 
@@ -155,6 +164,18 @@ def test_of_fewer_documents_no_test_can_hold_and_of_so_many_one_can(tests: int) 
 
 def test_of_too_many_tests_none_can_hold_whatever_the_documents() -> None:
     assert fewest(600) is None and not any(holm([sign_flip(np.ones(200), GENERATOR(0))] * 600))
+
+
+@pytest.mark.parametrize("tests", [1, 10, 20, 60])
+def test_of_fewer_documents_no_interval_has_an_end_and_of_so_many_it_has(tests: int) -> None:
+    needed = fewest_bounded(tests)
+    assert needed is not None and needed >= 6
+    rng = GENERATOR(1)
+    for documents in (needed, needed - 1):
+        a, b = text(rng.normal(3, 0.3, documents)), text(rng.normal(3.2, 0.3, documents))
+        found = difference(b, a, tests=tests)
+        assert np.isfinite(found.low) == np.isfinite(found.high) == (documents == needed or needed == 6)
+    assert fewest_bounded(251) is None  # less than one of the draws is beyond either end
 
 
 def test_intervals_that_hold_together_are_wider() -> None:

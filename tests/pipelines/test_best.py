@@ -13,7 +13,7 @@ from rich.console import Console
 from attar.errors import BadInput
 from attar.fingerprint import hash_json
 from attar.scores import Scores
-from pipelines import as_good, best, cli, report
+from pipelines import as_good, best, cli, report, shipping
 from pipelines.gates import Decision
 from pipelines.home import Home
 from pipelines.report import Report
@@ -75,11 +75,68 @@ def test_too_few_documents_offer_nothing_smaller(shelf: "Shelf", monkeypatch: py
     shelf.run("r1", "mine", ("large", 90 * MB, 0.02), ("middle", 60 * MB, 0.021), ("small", 50 * MB, 0.5))
     found = best.choose(shelf.home)
     assert (found.winner.row.name, found.alike, found.smallest) == ("large", (), found.winner)
-    told = "too few documents to tell them apart (6; at least 7 needed for 2 comparisons)"
-    assert found.few == told and found.as_json()["note"] == told
-    assert f"{told}; so no smaller one is offered" in shown(found) and "≈ not" not in shown(found)
+    told = "too few documents to tell them apart (6; at least 7 needed for 2 comparisons); measure more windows"
+    assert found.few is not None and found.few.startswith(told) and found.as_json()["note"] == found.few
+    first = shown(found).splitlines()[0]
+    assert first == f"nothing here is beyond doubt: {found.few}"  # before anything is called the best
+    assert "best by its value alone: large" in shown(found) and "≈ not" not in shown(found)
     alone = best.choose(shelf.home, best.limits(None, ["headline=0.8"]))
     assert alone.few is None and alone.smallest.row.name == "middle"
+
+
+def test_one_document_crowns_nobody(shelf: "Shelf", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even a single model that keeps all of it there."""
+    monkeypatch.setattr(type(shelf), "BASE", shelf.BASE[:1])
+    shelf.run("r1", "mine", ("only", 90 * MB, -0.2))
+    found = best.choose(shelf.home)
+    assert (found.winner.retained, found.alike, found.as_good) == (1, (), ())
+    written = StringIO()
+    best.show(Console(file=written, width=300), found)  # with the table
+    text = written.getvalue()
+    assert text.splitlines()[0].startswith("nothing here is beyond doubt: 1 document was measured, and at least 6 are")
+    assert "best by its value alone: only" in text and "\nbest: " not in text
+    kept = shipping.headline(found, lambda one: one.row.name, None)
+    assert kept.startswith("Best by its value alone: only")  # though no gate objects
+    told = shipping.reasons(found, lambda one: one.row.name, None, {})
+    assert told[0] == f"Nothing here is beyond doubt: {found.few}."
+
+
+def test_of_those_that_keep_everything_the_smallest_is_best_and_then_the_one_of_lower_perplexity(
+    shelf: "Shelf",
+) -> None:
+    """Whatever the order in which they were made; and it is said."""
+    shelf.run("r1", "mine", ("worst", 60 * MB, -0.05), ("best", 60 * MB, -0.2), ("middle", 60 * MB, -0.1))
+    shelf.run("r2", "mine", ("large", 90 * MB, -0.5), ("lossy", 30 * MB, 0.3))
+    found = best.choose(shelf.home)
+    assert names(found.ranked) == ["best", "middle", "worst", "large", "lossy"] and found.equals == 4
+    assert "4 keep as much (retained quality ends at 100 %): the smallest of them is best, of equal" in shown(found)
+    assert "keep as much" not in shown(best.choose(shelf.home, best.limits("50MB")))
+
+
+def test_many_models_on_few_documents_say_why_none_is_offered(shelf: "Shelf") -> None:
+    """Twelve documents tell twelve models apart, but of so many at once no interval has an end that was seen."""
+    models = [(f"m{n}", (60 - n) * MB, 0.02 + 1e-5 * n) for n in range(21)]
+    shelf.run("r1", "mine", *models)
+    found = best.choose(shelf.home, margin=0.5)
+    assert found.few is None and found.as_good == () and found.smallest is found.winner
+    told = "12 documents cannot show of any of 20 smaller models, judged at once, for which "
+    assert found.blind is not None and found.blind.startswith(told) and found.as_json()["note"] == found.blind
+    assert "measure more windows (measure.windows), or compare fewer models" in shown(found)
+    assert "of no smaller one it is beyond doubt" not in shown(found)
+    assert found.blind[1:] in " ".join(shipping.reasons(found, lambda one: one.row.name, None, {}))
+    fewer = best.choose(shelf.home, best.limits("45MB"), margin=0.5)
+    assert fewer.blind is None and fewer.smallest.row.name == "m20"
+
+
+def test_a_sign_means_one_thing_and_says_what(stocked: "Shelf") -> None:
+    """A star is the choice, here as on the page; a diamond is the front."""
+    written = StringIO()
+    best.show(Console(file=written), best.choose(stocked.home))
+    text = written.getvalue()
+    signs = {line.split()[1]: line.split()[0] for line in text.splitlines() if line.strip().startswith(tuple("★◆"))}
+    assert signs["large"] == "★" and {signs["middle"], signs["small"]} == {"◆"}
+    assert "★ the choice, ◆ on the front: none is smaller and better; a model's folder" in text
+    assert "✗" not in text
 
 
 def test_what_a_gate_stopped_is_not_offered_though_it_keeps_most(stocked: "Shelf") -> None:

@@ -167,6 +167,7 @@ def test_a_sweep_says_which_to_ship_and_why(swept: "Shelf", tmp_path: Path) -> N
     assert "If it must be smaller: 02, 50.0 MB" in parsed.text and "; 04, 40.0 MB" in parsed.text
     table = [cells for cells in rows_of(parsed) if len(cells) > 5 and cells[1] in ("01", "02", "03", "04")]
     assert [cells[:2] for cells in table] == [["★", "01"], ["◆", "02"], ["◆", "04"], ["○", "03"]]
+    assert "★ the choice, ◆ on the front: none is smaller and better, ○ another is as small and better." in parsed.texts
     for cells in table:
         row = rows[int(cells[1])]
         assert interval(row) in cells and f"{row.bytes / 1e6:.1f} MB" in cells
