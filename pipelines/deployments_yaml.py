@@ -11,7 +11,7 @@ from attar.errors import BadInput, nearest
 from pipelines import recipe_yaml
 from pipelines.recipe import NAME, Recipe
 from pipelines.recipe import load as load_recipe
-from pipelines.sweep_space import MARK
+from pipelines.sweep_words import MARK
 
 
 class _Part(BaseModel):
