@@ -42,7 +42,7 @@ def sweep(
     from pipelines import html_report, recipe_yaml, variants
     from pipelines.home import Home
     from pipelines.signs import legend
-    from pipelines.sweep import Sweep, Trial, save
+    from pipelines.sweep import FILE, Sweep, Trial, save
 
     document = recipe_yaml.parse(recipe_yaml.read_text(recipe), f"the recipe {recipe}")
     place = Home.open(home)
@@ -66,7 +66,7 @@ def sweep(
     found = going.trials()
     path = save(found, going.folder)
     picture = variants.plot(found, f"{document['name']}: {len(found)} variants", going.folder / "pareto.png")
-    files = [picture, path, variants.table(found, going.folder / "sweep.csv")]
+    files = [picture, path, variants.table(found, going.folder / "sweep.csv"), going.folder / FILE]
     try:
         files.append(html_report.write_sweep(place, going.folder))
         page = str(files[-1])
