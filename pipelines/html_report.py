@@ -90,7 +90,7 @@ def _of_many(home: Home, asked: Asked) -> str:
         )
         body.append(section("Settings, and the command that makes it again", html_run.settings(one, home)))
     if asked.file is not None:
-        again = html_run.again("sweep", asked.file, home, asked.file.read_text())
+        again = html_run.again("sweep", asked.file, home, asked.file.read_text(encoding="utf-8"))
         body.append(section("The whole sweep, and the command that makes it again", again))
     if rest:
         body.append(section("The others", (_folded(home, one) for one in rest)))

@@ -100,7 +100,10 @@ class Sweep:
         search = self.space.search
         choose = searcher(self.space)
         with self._alone():
-            (self.folder / FILE).write_text(yaml.safe_dump(self.document, sort_keys=False, allow_unicode=True))
+            text = yaml.safe_dump(
+                self.document, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
+            )
+            (self.folder / FILE).write_text(text, encoding="utf-8")
             done = {key(trial.values): self._up_to_date(trial, foresee, hear) for trial in self.trials()}
             for known in done.values():
                 if known.status == "finished":
