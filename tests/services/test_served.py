@@ -83,6 +83,7 @@ def test_bad_input_is_a_sentence_in_the_state(served: "Served", overrides: list[
     state = served.wait(run)
     assert state["type"] == "FAILED"
     assert said in state["message"] and "Traceback" not in state["message"]
+    assert served.flow_run(run)["name"] == f"small {overrides[0]}"
     assert not served.folders(run)
 
 
@@ -93,7 +94,7 @@ def test_what_a_failure_quotes_is_without_secrets(served: "Served") -> None:
     state = served.wait(run)
     assert state["type"] == "FAILED" and "/absent/…" in state["message"]
     lines = served.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
-    assert secret not in json.dumps([state, [line["message"] for line in lines]])
+    assert secret not in json.dumps([state, served.flow_run(run)["name"], [line["message"] for line in lines]])
 
 
 @pytest.mark.parametrize(
@@ -166,13 +167,13 @@ def test_a_killed_flow_is_crashed_and_a_retry_computes_nothing_twice(served: "Se
     assert served.wait(run)["type"] == "CRASHED"
     psutil.wait_procs(family)
     first = served.folders(run)[0].name
+    served.until(lambda: served.tracked()[first] == "KILLED")  # before anything else is started
     served.set_state(run, "SCHEDULED", "AwaitingRetry")  # prefect flow-run retry
     served.until(lambda: served.flow_run(run)["state"]["type"] not in ("SCHEDULED", "PENDING", "CRASHED"))
     state = served.wait(run)
     assert state["type"] == "COMPLETED", state["message"]
     made = served.computed(run)
     assert len(made) == len(set(made)) == 2
-    assert served.tracked()[first] == "KILLED"
 
 
 def test_a_schedule_fires_and_the_second_time_there_is_nothing_to_compute(served: "Served") -> None:
