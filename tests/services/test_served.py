@@ -122,6 +122,20 @@ def test_a_cancelled_run_ends_with_its_children_and_keeps_what_is_finished(serve
     assert [step["cached"] for step in planned["steps"]] == [True, True, False]
 
 
+def test_a_run_that_is_deaf_when_it_is_cancelled_is_closed_everywhere(served: "Served") -> None:
+    """Prefect kills it after its grace, and calls that well ended: only the worker can tell MLflow."""
+    run = served.submit("recipe", recipe="long", seed=7)
+    until_the_second_stage(served, run)
+    (flow,) = served.flow_processes()
+    (folder,) = served.folders(run)
+    served.until(lambda: served.tracked()[folder.name] == "RUNNING")
+    flow.send_signal(signal.SIGSTOP)
+    served.set_state(run, "CANCELLING", "Cancelling")
+    served.until(lambda: served.tracked()[folder.name] == "KILLED")
+    assert served.wait(run)["type"] == "CANCELLED"
+    assert not served.records(run, "end-run")
+
+
 def test_a_run_whose_worker_is_asked_to_end_is_cancelled_everywhere(served: "Served") -> None:
     run = served.submit("recipe", recipe="long", seed=6)
     until_the_second_stage(served, run)
