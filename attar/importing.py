@@ -11,6 +11,7 @@ import torch
 from attar.checkpoint import INDEX, WEIGHTS, read_json
 from attar.errors import BadInput
 from attar.events import Events
+from attar.slots import Slot
 from attar.sources import Source
 from attar.store import Store
 from attar.tiny import tiny_model
@@ -30,7 +31,8 @@ def import_source(source: Source, store: Store, events: Events, who: str = "") -
         sharded = set(read_json(index)["weight_map"].values()) if index.is_file() else set()
         snapshot_download(name, revision=commit, allow_patterns=sorted(sharded) or [WEIGHTS])
         return
-    with store.lock(source.fingerprint, waiter=Waiter(who, events.waiting)):
+    waiter = Waiter(who, events.waiting)
+    with store.lock(source.fingerprint, waiter=waiter):
         if store.find("model", source.fingerprint) is not None:
             return
         started = time.time()
@@ -38,7 +40,8 @@ def import_source(source: Source, store: Store, events: Events, who: str = "") -
         try:
             if source.kind == "gguf":
                 assert source.file is not None
-                _from_gguf(source.file, draft, events)
+                with Slot("cpu", waiter):
+                    _from_gguf(source.file, draft, events)
             else:
                 tiny_model(draft)
             manifest = {"stage": "import", "spec": source.spec, "inputs": {}, "seconds": time.time() - started}

@@ -129,31 +129,6 @@ def explain(recipe: RecipeFile, overrides: Overrides = None, home: HomeFolder = 
 
 
 @app.command()
-def deploy(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="deployments file: forms, schedules, their recipes")
-    ] = Path("conf/deployments.yaml"),
-    take_over: Annotated[bool, typer.Option("--take-over", help="also what is registered for another home")] = False,
-    home: HomeFolder = None,
-    as_json: AsJson = False,
-) -> None:
-    """Register the file's forms and schedules at PREFECT_API_URL; what stood in it before is removed."""
-    from pipelines.embedded import configure
-    from pipelines.home import Home
-
-    place = Home.open(home)
-    configure(place)
-    from pipelines import deployments
-
-    done = deployments.deploy(file, place, take_over)
-    if as_json:
-        _print_json({one.name: one.what for one in done})
-        return
-    for one in done:
-        _console(stderr=False).print(f"{one.name}: {one.what}", highlight=False, markup=False, soft_wrap=True)
-
-
-@app.command()
 def show(
     run: Annotated[str | None, typer.Argument(help="id of the run [default: the newest]")] = None,
     home: HomeFolder = None,

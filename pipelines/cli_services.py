@@ -1,12 +1,14 @@
-"""The commands that stay: ``attar serve`` and ``attar worker``."""
+"""The commands of what runs unattended: ``attar serve``, ``attar worker`` and ``attar deploy``."""
 
+import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipelines.cli_options import HomeFolder
+from pipelines.cli_options import AsJson, HomeFolder
 
 PoolName = Annotated[str | None, typer.Option("--pool", help="work pool to serve [default: the file's, or attar]")]
 
@@ -15,6 +17,7 @@ def add(app: typer.Typer) -> None:
     """Make them commands of the command line."""
     app.command()(serve)
     app.command()(worker)
+    app.command()(deploy)
 
 
 def serve(
@@ -63,3 +66,28 @@ def worker(
     environment = SILENT | dict(os.environ) | chosen
     command = guard.arguments(0, guard.worker(pool or named.name))
     os.execve(command[0], command, environment)
+
+
+def deploy(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="deployments file: forms, schedules, their recipes")
+    ] = Path("conf/deployments.yaml"),
+    take_over: Annotated[bool, typer.Option("--take-over", help="also what is registered for another home")] = False,
+    home: HomeFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register the file's forms and schedules at PREFECT_API_URL; what stood in it before is removed."""
+    from pipelines.embedded import configure
+    from pipelines.home import Home
+
+    place = Home.open(home)
+    configure(place)
+    from pipelines import deployments
+
+    done, remarks = deployments.deploy(file, place, take_over)
+    if as_json:
+        typer.echo(json.dumps({one.name: one.what for one in done}, indent=1))
+    for one in [] if as_json else done:
+        typer.echo(f"{one.name}: {one.what}")
+    for text in remarks:
+        print(f"warning: {text}", file=sys.stderr)  # noqa: T201

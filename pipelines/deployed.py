@@ -10,7 +10,7 @@ from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled as CancelledState
@@ -28,8 +28,27 @@ from pipelines.plan import make_plan
 from pipelines.recipe import Recipe, load
 from pipelines.report import Report
 
+LONGEST_NAME = 100  # of a run: characters of what was asked for
 
-@flow(name=deployments.FLOWS["recipe"], persist_result=False, result_serializer="json", validate_parameters=False)
+
+def _asked() -> str:
+    """What a run goes by before it has an id, and for good when it never gets one: what was asked for."""
+    asked = runtime.flow_run.parameters
+    overrides = asked.get("overrides")
+    parts = [asked.get("recipe", asked.get("name")), *(overrides if isinstance(overrides, list) else [overrides])]
+    if "recipe" in asked and asked.get("seed") not in (None, ""):
+        parts.append(f"seed={asked['seed']}")
+    name = without_credentials(" ".join(" ".join(str(part) for part in parts if part is not None).split()))
+    return (name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…") or "new run"
+
+
+@flow(
+    name=deployments.FLOWS["recipe"],
+    flow_run_name=_asked,
+    persist_result=False,
+    result_serializer="json",
+    validate_parameters=False,
+)
 def compress_recipe(recipe: str, seed: Any = None, overrides: Any = None) -> Any:
     """Run a recipe of the recipes' folder, with settings of one's own."""
     return _carry_out(lambda: _chosen(recipe, seed, overrides))
@@ -56,7 +75,11 @@ def _signature() -> Signature:
 
 _stages.__signature__ = _signature()  # type: ignore[attr-defined]
 compress_stages = flow(
-    name=deployments.FLOWS["stages"], persist_result=False, result_serializer="json", validate_parameters=False
+    name=deployments.FLOWS["stages"],
+    flow_run_name=_asked,
+    persist_result=False,
+    result_serializer="json",
+    validate_parameters=False,
 )(_stages)
 
 
@@ -79,7 +102,7 @@ def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
         configure(home)
         display.listen()
         recipe = make()
-        make_plan(recipe, home, complete=True)  # what cannot work leaves no run behind
+        make_plan(recipe, home, complete=True, watch=display.preparing)  # what cannot work leaves no run behind
         run = home.new_run(recipe.name)
         display.rename(f"{recipe.name} · {run}")
         result = compress.fn(recipe.model_dump(mode="json"), str(home.root), run)

@@ -10,13 +10,14 @@ what stands in another file of the same home is not removed.
 """
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attar.errors import BadInput, first_line
 from attar.fingerprint import hash_json
 from pipelines import form_values, forms, lost_workers
-from pipelines.deployments_yaml import Deployment, Offer, load
+from pipelines.deployments_yaml import Deployment, Offer, load, read
 from pipelines.home import Home
 
 if TYPE_CHECKING:
@@ -39,7 +40,14 @@ class Done(NamedTuple):
     what: str  # created, changed, unchanged or removed
 
 
-def deploy(file: Path, home: Home, take_over: bool = False) -> list[Done]:
+class Registered(NamedTuple):
+    """What became of all, and what is to be known of them."""
+
+    done: list[Done]
+    remarks: list[str]
+
+
+def deploy(file: Path, home: Home, take_over: bool = False) -> Registered:
     """Register everything in the file at the server of the environment, and remove what stood in it before.
 
     Args:
@@ -49,8 +57,8 @@ def deploy(file: Path, home: Home, take_over: bool = False) -> list[Done]:
 
     Raises:
         BadInput: something in the file or one of its recipes is wrong, another home has a deployment of the same name,
-            or the server does not answer; nothing was registered then, unless the server refused or went away in the
-            middle: deploying again goes on.
+            another file gives the pool another limit, or the server does not answer; nothing was registered then,
+            unless the server refused or went away in the middle: deploying again goes on.
     """
     offer = load(file)
     url = _require_server()
@@ -63,6 +71,9 @@ def deploy(file: Path, home: Home, take_over: bool = False) -> list[Done]:
             known = {deployment.name: _find(client, deployment) for deployment in offer.content.deployments}
             if not take_over:
                 _require_own(offer.content.deployments, known, home)
+                ours = {existing.id for existing in known.values() if existing is not None}
+                beside = [left for left in _registered(client, offer.content.pool.name) if left.id not in ours]
+                _require_same_limit(offer, {_told(left, FILE) for left in beside})
             _pool(client, offer)
             flows = {form: client.create_flow_from_name(flow) for form, flow in FLOWS.items()}
             done = []
@@ -73,10 +84,11 @@ def deploy(file: Path, home: Home, take_over: bool = False) -> list[Done]:
             for left in _registered(client, offer.content.pool.name):
                 if left.flow_id not in flows.values() or (left.flow_id, left.name) in wanted:
                     continue
-                if take_over or (_told(left, HOME), _told(left, FILE)) == (str(home.root), str(offer.file.absolute())):
+                if take_over or (_told(left, HOME), _told(left, FILE)) == (str(home.root), str(offer.file)):
                     client.delete_deployment(left.id)
                     done.append(Done(left.name, "removed"))
             lost_workers.watch(client, list(FLOWS.values()))
+            remarks = _unserved(client, offer)
     except PrefectHTTPStatusError as error:
         if error.response.status_code in (401, 403):
             raise BadInput(f"the Prefect server at {url} wants a password: set PREFECT_API_AUTH_STRING") from None
@@ -88,7 +100,7 @@ def deploy(file: Path, home: Home, take_over: bool = False) -> list[Done]:
             f"the Prefect server at {url} went away ({first_line(error)}); what was registered stays, and attar deploy "
             "goes on from there"
         ) from None
-    return done
+    return Registered(done, remarks)
 
 
 def _require_server() -> str:
@@ -132,6 +144,37 @@ def _require_own(wanted: list[Deployment], known: "dict[str, DeploymentResponse 
                 f"the pool {existing.work_pool_name!r}; give yours another name, or take it over for the home "
                 f"{home.root} with --take-over"
             )
+
+
+def _require_same_limit(offer: Offer, others: set[str]) -> None:
+    """Files that share a pool agree about it: the last one that is deployed would change the limit of all."""
+    pool = offer.content.pool
+    for other in sorted(others - {"", str(offer.file)}):
+        try:
+            found = read(Path(other)).pool
+        except BadInput:  # gone, on another machine, or none at all
+            continue
+        if found.name == pool.name and found.limit != pool.limit:
+            raise BadInput(
+                f"the work pool {pool.name!r} has two limits: {offer.file} says pool.limit={_limit(pool.limit)}, and "
+                f"{other}, whose deployments are in it, says {_limit(found.limit)}; write the same in both, or name "
+                "another pool"
+            )
+
+
+def _limit(limit: int | None) -> str:
+    return "null" if limit is None else str(limit)
+
+
+def _unserved(client: "SyncPrefectClient", offer: Offer) -> list[str]:
+    """A sentence when no worker would take what is registered."""
+    from prefect.client.schemas.objects import WorkerStatus
+
+    pool = offer.content.pool.name
+    if any(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(pool)):
+        return []
+    command = shlex.join(["attar", "worker", str(offer.file)])
+    return [f"no worker serves the pool {pool!r}, and until one does, nothing in it runs; start one with: {command}"]
 
 
 def _pool(client: "SyncPrefectClient", offer: Offer) -> None:
@@ -237,7 +280,7 @@ def definition(deployment: Deployment, offer: Offer, home: Home) -> dict[str, An
             "env": {
                 HOME: str(home.root),
                 RECIPES: str(offer.folder),
-                FILE: str(offer.file.absolute()),
+                FILE: str(offer.file),
                 **lost_workers.ENVIRONMENT,
             },
         },

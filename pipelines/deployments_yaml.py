@@ -13,6 +13,8 @@ from pipelines.recipe import NAME, Recipe
 from pipelines.recipe import load as load_recipe
 from pipelines.sweep_words import MARK
 
+LONGEST_YEARS = 50  # without a match, after which a cron line is taken for one that never comes
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -38,7 +40,7 @@ class Concurrency(_Part):
 
 
 class Pool(_Part):
-    """The work pool whose worker runs the deployments; it belongs to this file: others' deployments go elsewhere."""
+    """The work pool whose worker runs the deployments; files that share one give it the same limit."""
 
     name: Annotated[str, Field(pattern=NAME, description="name of the work pool")] = "attar"
     limit: Annotated[int | None, Field(ge=1, le=1000, description="runs at once in the pool; none: no limit")] = None
@@ -141,12 +143,19 @@ def _check(schedule: Schedule, where: str) -> None:
         raise BadInput(
             f"{where}: timezone={schedule.timezone!r} is none of the IANA time zones, such as Europe/Berlin or UTC"
         ) from None
+    from prefect._vendor.croniter.croniter import CroniterBadDateError, croniter  # what Prefect's own scheduler asks
     from prefect.client.schemas.schedules import CronSchedule
 
     try:
         if len(schedule.cron.split()) != 5 and not schedule.cron.startswith("@"):
             raise ValueError("five fields")
         CronSchedule(cron=schedule.cron, timezone=schedule.timezone)
+        croniter(schedule.cron, max_years_between_matches=LONGEST_YEARS).get_next()  # type: ignore[no-untyped-call]
+    except CroniterBadDateError:
+        raise BadInput(
+            f"{where}: cron={schedule.cron!r} never comes: no day in the next {LONGEST_YEARS} years is that day of "
+            "the month, in that month, on that weekday"
+        ) from None
     except ValueError:
         raise BadInput(
             f"{where}: cron={schedule.cron!r} is no cron line (minute, hour, day, month, weekday), such as '0 3 * * *'"

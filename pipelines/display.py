@@ -60,7 +60,12 @@ def listen() -> None:
 
 
 def _sentence(record: logging.LogRecord) -> bool:
-    """An error of ours is a sentence and needs no traceback; Prefect tells it once more when its engine ends."""
+    """An error of ours is a sentence and needs no traceback; Prefect tells it once more when its engine ends.
+
+    And of a task that has ended well its page says as much.
+    """
+    if record.getMessage() == "Finished in state Completed()":
+        return False
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, AttarError):
         record.exc_info = record.exc_text = None
@@ -74,6 +79,12 @@ def say(text: str, warnings: tuple[str, ...] = ()) -> None:
         logger.info(text)
         for warning in warnings:
             logger.warning(warning)
+
+
+def preparing(event: Event) -> None:
+    """In the log of the run: what is converted, and whom it waits for, before there is a run in the home."""
+    if event["kind"] in ("log", "waiting") and event["text"]:
+        say(without_credentials(event["text"]))
 
 
 def rename(name: str) -> None:

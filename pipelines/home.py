@@ -1,6 +1,7 @@
 """The home folder: where the store, the runs and the embedded databases lie.
 
 <home>/store/            artifacts, by fingerprint
+<home>/served/           where, for as long as somebody serves it
 <home>/logs/             of the servers and the worker that ``attar serve`` runs
 <home>/runs/<run id>/    recipe, specs, events, logs, journal, report, plot, links into the store
 <home>/imports/          logs of model conversions, a folder each

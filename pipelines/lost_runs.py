@@ -61,6 +61,15 @@ def close_now(home: Home) -> list[str]:
     return sorted(dead)
 
 
+def untold(home: Home, flow_run: str) -> bool:
+    """Whether the newest run of a flow run was cut off before MLflow knew how it ended."""
+    records = _dead(home, {flow_run}).get(flow_run)
+    if records is None:
+        return False
+    begun = next(record for record in records if record["kind"] == "run")
+    return not journal.ended(records) or journal.unsent(home.runs / begun["run"]) > 0
+
+
 def _dead(home: Home, names: set[str]) -> dict[str, list[Record]]:
     """Flow run → its journal, for those of this home whose process is gone."""
     found: dict[str, list[Record]] = {}

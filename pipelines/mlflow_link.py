@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.credentials import without_credentials
-from pipelines import mlflow_server, mlflow_view
+from pipelines import mlflow_server, mlflow_view, serving
 from pipelines.home import Home
 from pipelines.mlflow_words import RUNS
 
@@ -22,20 +22,27 @@ def address(home: Home, folder: Path) -> str | None:
 
 
 def page(home: Home, place: str) -> str | None:
-    """A place among MLflow's pages as a browser finds it; of the database in the home, with the command's server."""
+    """A place among MLflow's pages as a browser finds it; of a database, where it is served or the command does."""
     if home.mlflow_uri.startswith("http"):
         seen = os.environ.get(BROWSED) or home.mlflow_uri
         return f"{without_credentials(seen).rstrip('/')}{place}"
-    return f"http://127.0.0.1:{PORT}{place}" if home.mlflow_uri.startswith("sqlite:") else None
+    if not home.mlflow_uri.startswith("sqlite:"):
+        return None
+    return f"{_served(home) or f'http://127.0.0.1:{PORT}'}{place}"
 
 
 def to_open(home: Home, place: str) -> str:
-    """How to see a place among MLflow's pages: of the embedded database, a command that serves it, then the address."""
+    """How to see a place among MLflow's pages: its address, and before it what serves a database that nobody serves."""
     seen = page(home, place)
-    if not home.mlflow_uri.startswith("sqlite:"):
+    if not home.mlflow_uri.startswith("sqlite:") or _served(home):
         return seen or f"tracked in {without_credentials(home.mlflow_uri)}"
     settings = " ".join(f"{name}={value}" for name, value in mlflow_server.ENVIRONMENT.items())
     return f"{settings} {shlex.join(mlflow_server.command(home, PORT))}\n        then open {seen}"
+
+
+def _served(home: Home) -> str | None:
+    """Where the database is served that this process tracks in, if that is the home's own."""
+    return None if os.environ.get("MLFLOW_TRACKING_URI") else serving.mlflow(home)
 
 
 def comparison(home: Home, folder: Path) -> str | None:

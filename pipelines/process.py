@@ -23,8 +23,12 @@ TRIES = 250  # who asks holds the lock for a moment
 _held: dict[Path, int] = {}  # run's folder → handle of its lock
 
 
-def hold(folder: Path) -> None:
+def hold(folder: Path, taken: str = "") -> None:
     """Be the process of a run, until this process ends.
+
+    Args:
+        folder: the run's; of what else one process at a time may do, a folder of that.
+        taken: what is said when another process is; by default that it carries out the run.
 
     Raises:
         BadInput: another process is, or the file system knows no locks.
@@ -48,7 +52,8 @@ def hold(folder: Path) -> None:
             _held[folder] = handle
             return
     os.close(handle)
-    raise BadInput(f"another process carries out the run {folder.name}; start a new one, or wait until it has ended")
+    carried = f"another process carries out the run {folder.name}; start a new one, or wait until it has ended"
+    raise BadInput(taken or carried)
 
 
 def alive(folder: Path) -> bool:

@@ -4,7 +4,6 @@ Everything lies in the home and listens on loopback. What dies is started again.
 that they can still say that they were cancelled; killed, all of it ends at once, and the next start sends the rest.
 """
 
-import fcntl
 import os
 import socket
 import subprocess
@@ -14,11 +13,10 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from attar import slots
 from attar.errors import BadInput, StageFailed
-from pipelines import deployments_yaml, guard, mlflow_link, mlflow_server, prefect_server
+from pipelines import deployments_yaml, guard, mlflow_link, mlflow_server, prefect_server, serving
 from pipelines.embedded import SILENT, configure
 from pipelines.home import Home
 
@@ -67,7 +65,7 @@ def serve(home: Home, deployments: Path, ports: tuple[int, int], say: Say) -> No
     configure(home)  # Prefect reads the cron lines
     pool = deployments_yaml.load(deployments).content.pool.name
     with suppress(KeyboardInterrupt), ExitStack() as stack:
-        stack.enter_context(_alone(home))
+        serving.begin(home)
         listener = stack.enter_context(_listen("--prefect-port", ports[0]))
         _listen("--mlflow-port", ports[1]).close()
         prefect, mlflow, worker = members = _members(home, listener, ports, environment, pool)
@@ -77,6 +75,7 @@ def serve(home: Home, deployments: Path, ports: tuple[int, int], say: Say) -> No
         say(f"starting; logs are in {home.logs}")
         _ready(prefect, ports[0], "/api/health")
         _ready(mlflow, ports[1], "/health")
+        serving.tell(home, f"http://127.0.0.1:{ports[1]}")
         _deploy(home, deployments, environment)
         stack.callback(worker.end)
         worker.start()
@@ -95,19 +94,6 @@ def _check_environment() -> None:
                 f"{name} names a server already, and attar serve starts its own; "
                 "unset it, or start only a worker with: attar worker"
             )
-
-
-def _alone(home: Home) -> IO[str]:
-    """One serving process a home: two would share its databases. Locked until closed, or until this process ends."""
-    try:
-        home.root.mkdir(parents=True, exist_ok=True)
-        file = open(home.root / "serve.lock", "a")  # noqa: SIM115 (until serve() ends)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BadInput(f"the home {home.root} is being served already; end that, or give another --home") from None
-    except OSError as error:
-        raise BadInput(f"the home {home.root} cannot be written ({error.strerror}); give another --home") from None
-    return file
 
 
 def _listen(option: str, port: int) -> socket.socket:

@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import pytest
 
 from attar import slots
 from attar.errors import BadInput, Cancelled
 from attar.events import Events, read
+from attar.importing import import_source
 from attar.slots import Slot
+from attar.sources import resolve
 from attar.store import Store
 from attar.waiting import Waiter, hold
 from stages.base import Context
@@ -155,3 +158,28 @@ def test_a_slot_is_no_link_to_another_file(folder: Path, tmp_path: Path) -> None
     with pytest.raises(BadInput, match="cannot be locked"):
         Slot("cpu").__enter__()
     assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_a_conversion_waits_for_its_turn(tmp_path: Path) -> None:
+    """Of a file that is found to be of an unknown kind only when it is converted."""
+    written = gguf.GGUFWriter(tmp_path / "model.gguf", "nothing-known")
+    for step in (written.write_header_to_file, written.write_kv_data_to_file, written.write_tensors_to_file):
+        step()
+    written.close()
+    source = resolve(str(tmp_path / "model.gguf"), tmp_path)
+    first, events, raised = holder(), tmp_path / "events.jsonl", []
+
+    def convert() -> None:
+        try:
+            import_source(source, Store(tmp_path / "store"), Events(events), "process 1, which imports it,")
+        except BadInput as error:
+            raised.append(str(error))
+
+    thread = threading.Thread(target=convert)
+    thread.start()
+    until(lambda: read(events)[0])
+    assert [event["kind"] for event in read(events)[0]] == ["waiting"] and thread.is_alive()
+    first.communicate()
+    thread.join()
+    assert [event["kind"] for event in read(events)[0]] == ["waiting", "waiting", "log"]
+    assert len(raised) == 1 and "cannot be converted" in raised[0]

@@ -70,6 +70,7 @@ def test_the_file_of_this_repository_is_right() -> None:
         (("deployments", 2, "schedule", "timezone"), "../etc/passwd", "is none of the IANA time zones"),
         (("deployments", 2, "schedule", "cron"), "0 3 * *", "cron='0 3 \\* \\*' is no cron line"),
         (("deployments", 2, "schedule", "cron"), "61 3 * * *", "is no cron line"),
+        (("deployments", 2, "schedule", "cron"), "0 0 31 2 *", "cron='0 0 31 2 \\*' never comes"),
         (("deployments", 2, "concurrency", "limit"), 0, "deployments.2.concurrency.limit=0"),
         (("deployments", 2, "concurrency", "collision_strategy"), "WAIT", "'ENQUEUE' or 'CANCEL_NEW'"),
         (("deployments", 2, "overrides"), ["stages.0.fnn=1"], "unknown setting 'fnn'; did you mean 'ffn'"),
@@ -214,6 +215,19 @@ def test_registering_and_running(server: Server, folder: Path, content: Content,
     assert server.attar("deploy", str(more)) == {"more": "created"}
     assert server.attar("deploy", str(file)) == dict.fromkeys(("recipe", "stages"), "unchanged")
     assert set(registered(server)) == {"recipe", "stages", "own", "more"}
+
+    # two files that share a pool agree about its limit, and who deploys hears that nobody serves it
+    narrow = {"pool": {"name": "another", "limit": 2}}
+    more.write_text(yaml.safe_dump(content | narrow | {"deployments": [{"name": "more", "recipe": "small"}]}))
+    refusal = server.refused("deploy", str(more))
+    assert f"{file}, whose deployments are in it, says null" in refusal and "pool.limit=2" in refusal
+    assert server.attar("deploy", str(save(folder, content | narrow))) == dict.fromkeys(
+        ("recipe", "stages"), "unchanged"
+    )
+    told = server.called("deploy", str(more))
+    assert told.stdout == "more: unchanged\n"
+    assert told.stderr.startswith("warning: no worker serves the pool 'another'")
+    assert told.stderr.endswith(f"start one with: attar worker {more}\n")
     automations = server.ask("POST", "/automations/filter", {})
     assert len(automations) == 1 and automations[0]["enabled"]
 
@@ -235,8 +249,10 @@ def test_registering_and_running(server: Server, folder: Path, content: Content,
     assert explained["line"].startswith("nothing to compute: nothing changed since ")
 
     shown_in_the_ui(server, run["id"])
-    typo = server.execute(recipe["id"], {"recipe": "smal"})["state"]
+    failed = server.execute(recipe["id"], {"recipe": "smal", "overrides": ["stages.0.ffn=0.5"], "seed": 3})
+    typo = failed["state"]
     assert typo["type"] == "FAILED" and "there is no recipe 'smal'" in typo["message"]
+    assert failed["name"] == "smal stages.0.ffn=0.5 seed=3"
     assert "did you mean 'small'?" in typo["message"]
 
 
@@ -258,6 +274,7 @@ def shown_in_the_ui(server: Server, run: str) -> None:
     assert any(found["type"] == "progress" for found in artifacts)
     logs = server.ask("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}})
     assert any("2 of 2 stages to compute" in line["message"] for line in logs)
+    assert not any(line["message"] == "Finished in state Completed()" for line in logs)
 
 
 def registered(server: Server) -> dict[str, Content]:

@@ -123,3 +123,15 @@ def test_who_asks_is_not_taken_for_the_run(tmp_path: Path) -> None:
     asking = [subprocess.Popen([sys.executable, "-c", loop, str(tmp_path)], stdout=-1, text=True) for _ in range(2)]
     assert not any(process.alive(tmp_path) for _ in range(20_000))
     assert [one.communicate()[0] for one in asking] == ["False\n"] * 2
+
+
+def test_a_run_that_was_cut_off_has_something_to_be_told(home: Path, start: Callable[..., Other]) -> None:
+    place, other = Home(home), start("r1", "here")
+    assert not lost_runs.untold(place, "f")  # it lives
+    other.die()
+    assert lost_runs.untold(place, "f") and not lost_runs.untold(place, "g")
+    with open(other.folder / journal.JOURNAL, "a") as file:
+        file.write('{"kind": "end-run", "time": 0, "status": "cancelled", "text": "", "files": []}\n')
+    assert not lost_runs.untold(place, "f")
+    journal.mark_sent(other.folder, 1)  # and the tracker never heard of its end
+    assert lost_runs.untold(place, "f")

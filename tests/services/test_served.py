@@ -83,6 +83,7 @@ def test_bad_input_is_a_sentence_in_the_state(served: "Served", overrides: list[
     state = served.wait(run)
     assert state["type"] == "FAILED"
     assert said in state["message"] and "Traceback" not in state["message"]
+    assert served.flow_run(run)["name"] == f"small {overrides[0]}"
     assert not served.folders(run)
 
 
@@ -93,7 +94,7 @@ def test_what_a_failure_quotes_is_without_secrets(served: "Served") -> None:
     state = served.wait(run)
     assert state["type"] == "FAILED" and "/absent/…" in state["message"]
     lines = served.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
-    assert secret not in json.dumps([state, [line["message"] for line in lines]])
+    assert secret not in json.dumps([state, served.flow_run(run)["name"], [line["message"] for line in lines]])
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,20 @@ def test_a_cancelled_run_ends_with_its_children_and_keeps_what_is_finished(serve
     assert served.tracked()[folder.name] == "KILLED"
     planned = served.attar("plan", str(served.folder / "recipes" / "long.yaml"), "seed=1")
     assert [step["cached"] for step in planned["steps"]] == [True, True, False]
+
+
+def test_a_run_that_is_deaf_when_it_is_cancelled_is_closed_everywhere(served: "Served") -> None:
+    """Prefect kills it after its grace, and calls that well ended: only the worker can tell MLflow."""
+    run = served.submit("recipe", recipe="long", seed=7)
+    until_the_second_stage(served, run)
+    (flow,) = served.flow_processes()
+    (folder,) = served.folders(run)
+    served.until(lambda: served.tracked()[folder.name] == "RUNNING")
+    flow.send_signal(signal.SIGSTOP)
+    served.set_state(run, "CANCELLING", "Cancelling")
+    served.until(lambda: served.tracked()[folder.name] == "KILLED")
+    assert served.wait(run)["type"] == "CANCELLED"
+    assert not served.records(run, "end-run")
 
 
 def test_a_run_whose_worker_is_asked_to_end_is_cancelled_everywhere(served: "Served") -> None:
@@ -166,13 +181,13 @@ def test_a_killed_flow_is_crashed_and_a_retry_computes_nothing_twice(served: "Se
     assert served.wait(run)["type"] == "CRASHED"
     psutil.wait_procs(family)
     first = served.folders(run)[0].name
+    served.until(lambda: served.tracked()[first] == "KILLED")  # before anything else is started
     served.set_state(run, "SCHEDULED", "AwaitingRetry")  # prefect flow-run retry
     served.until(lambda: served.flow_run(run)["state"]["type"] not in ("SCHEDULED", "PENDING", "CRASHED"))
     state = served.wait(run)
     assert state["type"] == "COMPLETED", state["message"]
     made = served.computed(run)
     assert len(made) == len(set(made)) == 2
-    assert served.tracked()[first] == "KILLED"
 
 
 def test_a_schedule_fires_and_the_second_time_there_is_nothing_to_compute(served: "Served") -> None:
