@@ -22,17 +22,24 @@ def complaint(error: ValidationError, model: type[Any], word: str = "setting") -
     if first["type"] == "missing":
         return f"the {word} {key!r} is missing"
     if first["type"] == "extra_forbidden":
+        if len(first["loc"]) > 1 and first["loc"][-1] in model.model_fields:
+            return f"unknown {word} {key!r}; {str(first['loc'][-1])!r} is a {word} of the top level"
         return f"unknown {word} {key!r}; {nearest(str(first['loc'][-1]), _holder(model, first['loc']).model_fields)}"
     if first["type"] == "string_pattern_mismatch":
-        field = _holder(model, first["loc"]).model_fields.get(str(first["loc"][-1]))  # none for an entry of a list
-        possible = (field and field.description) or "letters, digits, dot, dash and underscore"
+        possible = _meaning(model, first["loc"]) or "letters, digits, dot, dash and underscore"
         return f"{key}={first['input']!r} is not possible; possible: {possible}"
     if first["type"] == "model_type":
         return f"{key}={first['input']!r}: Input should be a mapping of its own settings"
     if first["type"] == "value_error":  # a model's own sentence, about one setting or some that do not go together
         whole = not key or isinstance(first["input"], dict)
         return str(first["ctx"]["error"]) if whole else f"{key}={first['input']!r}: {first['ctx']['error']}"
-    return f"{key}={first.get('input')!r}: {first['msg']}"
+    meant = _meaning(model, first["loc"]) if first["type"].endswith("_type") else ""
+    return f"{key}={first.get('input')!r}: {first['msg']}" + (f"; it means: {meant}" if meant else "")
+
+
+def _meaning(model: type[Any], loc: tuple[int | str, ...]) -> str:
+    field = _holder(model, loc).model_fields.get(str(loc[-1]))  # none for an entry of a list
+    return (field and field.description) or ""
 
 
 def _holder(model: type[Any], loc: tuple[int | str, ...]) -> type[Any]:

@@ -21,12 +21,12 @@ def describe(name: str) -> dict[str, Any]:
     """Documentation and settings of one stage, with type, bounds, default and description of each."""
     kind = stages.stage_class(name)
     first, *rest = _paragraphs(kind)
-    settings = [row for row in _settings(kind, "") if row["name"] != "stage"]
-    return {"name": name, "summary": first, "text": "\n\n".join(rest), "settings": settings}
+    rows = [row for row in settings(kind) if row["name"] != "stage"]
+    return {"name": name, "summary": first, "text": "\n\n".join(rest), "settings": rows}
 
 
-def _settings(model: type[BaseModel], prefix: str) -> list[dict[str, Any]]:
-    """A row for every setting; those of a mapping follow it by their dotted names."""
+def settings(model: type[BaseModel], prefix: str = "", nested: bool = True) -> list[dict[str, Any]]:
+    """A row for every setting; with ``nested``, those of a mapping follow it by their dotted names."""
     schema = model.model_json_schema()["properties"]
     rows = []
     for key, field in model.model_fields.items():
@@ -38,9 +38,9 @@ def _settings(model: type[BaseModel], prefix: str) -> list[dict[str, Any]]:
                 "description": field.description or "",
             }
         )
-        for inner in (field.annotation, *get_args(field.annotation)):
+        for inner in (field.annotation, *get_args(field.annotation)) if nested else ():
             if isinstance(inner, type) and issubclass(inner, BaseModel):
-                rows += _settings(inner, f"{prefix}{key}.")
+                rows += settings(inner, f"{prefix}{key}.")
     return rows
 
 

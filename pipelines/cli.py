@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attar.errors import AttarError, GateFailed
-from pipelines import cli_choice, cli_export, cli_search, cli_services
+from pipelines import cli_choice, cli_export, cli_reference, cli_search, cli_services
 from pipelines.cli_options import AsJson, HomeFolder, Overrides, RecipeFile
 
 if TYPE_CHECKING:
@@ -152,31 +152,6 @@ def show(
     if told := changes.unfinished(folder):
         _console(stderr=False).print(f"the run {told}: this is what it has measured", highlight=False, markup=False)
     _end(place, folder, (folder / RUNS).exists())
-
-
-@app.command()
-def stages(
-    name: Annotated[str | None, typer.Argument(help="a stage, to see its settings")] = None, as_json: AsJson = False
-) -> None:
-    """List the stages, or the settings of one."""
-    from pipelines import catalogue, tables
-
-    console = _console(stderr=False)
-    if name is None:
-        found = catalogue.summary()
-        if as_json:
-            _print_json(found)
-        for entry in [] if as_json else found:
-            console.print(f"[bold]{entry['name']:<18}[/bold]{entry['summary']}", highlight=False, soft_wrap=True)
-        return
-    described = catalogue.describe(name)
-    if as_json:
-        _print_json(described)
-        return
-    console.print(f"[bold]{described['name']}[/bold]  {described['summary']}\n", highlight=False, soft_wrap=True)
-    if described["text"]:
-        console.print(described["text"], highlight=False, markup=False)
-    console.print(tables.settings_table(described["settings"]))
 
 
 @app.command()
@@ -364,6 +339,7 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))  # noqa: T201
 
 
+cli_reference.add(app)
 cli_search.add(app)
 cli_choice.add(app)
 cli_export.add(app)

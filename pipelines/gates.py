@@ -153,7 +153,10 @@ class Gate(_Part):
     bound: Annotated[
         Literal["interval", "value"], Field(description="judge the interval's end or the value itself")
     ] = "interval"
-    breach: Literal["stop"] | Bisect | Insert = "stop"
+    breach: Annotated[
+        Literal["stop"] | Bisect | Insert,
+        Field(description="stop, {bisect: …} a setting of a stage, or {insert: …} a stage once, and judge again"),
+    ] = "stop"
 
     @property
     def rule(self) -> str:

@@ -162,10 +162,20 @@ def _across(made: tuple[list[str], list[list[str]]] | None, broken: bool = False
 
 
 def settings_table(rows: list[dict[str, Any]]) -> Table:
-    """The settings of a stage."""
+    """The settings of a stage, or of a part of a recipe."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("setting", "type", "default", "description"):
         table.add_column(heading)
     for row in rows:
         table.add_row(row["name"], Text(row["type"]), Text(str(row["default"])), Text(row["description"]))
+    return table
+
+
+def plain_table(rows: list[dict[str, str]]) -> Table:
+    """Rows of texts under their keys."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in rows[0]:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*map(Text, row.values()))
     return table

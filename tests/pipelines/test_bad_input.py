@@ -180,6 +180,8 @@ CASES |= {
     "key twice": (text("name: a\nname: b\n"), "is there twice"),
     "number without end": (text("seed: " + "9" * 5000), "recipe"),
     "unknown key": (top(modle="x"), "did you mean 'model'"),
+    "key in the wrong place": (top(measure={"seed": 1}), "'seed' is a key of the top level"),
+    "yes where a number is asked": (top(measure={"choices": True}), "it means: questions which of four functions"),
     "key missing": (lambda c: c.recipe.pop("model"), "'model' is missing"),
     "name that leaves the folder": (top(name="../evil"), "name='../evil'"),
     "experiment that leaves the folder": (top(track={"experiment": "../x"}), "track.experiment"),
