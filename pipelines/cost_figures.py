@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from attar import contention
 from attar.facts import ModelFacts
 from attar.flops import flops_per_token
 from attar.parts import BYTE_PARTS, bits_per_weight, bits_quantized, bytes_by_part
@@ -39,6 +40,7 @@ def figures(
         "bits_quantized": bits_quantized(facts),
         "flops_per_token": flops_per_token(facts, prompt),
         "context": prompt,
+        "cpu_lost": result.get("cpu_lost"),
         "runtime_memory_bytes": result.get("peak_memory_bytes") if prefill else None,
         "first_token": single.get("first_token"),
         "p50": single.get("p50"),
@@ -97,6 +99,18 @@ def meaning(rows: Sequence["Row"]) -> str:
     if any(row.price_input is not None for row in rows):
         told += "; 1 M in and out: the price of a million tokens read and written, in the currency of price_per_hour"
     return told
+
+
+def disturbed(rows: Sequence["Row"]) -> str:
+    """Of times that were taken while other work had much of the CPU: whose, how much, what to do; else nothing."""
+    found = [(row.label, row.cpu_lost) for row in rows if row.pairs is None and (row.cpu_lost or 0) > contention.MUCH]
+    if not found:
+        return ""
+    names = ", ".join(f"{label} ({lost:.0%})" for label, lost in found)
+    return (
+        f"Other work had a share of the CPU while these were timed: {names}. Do not rely on their speeds and prices; "
+        "with the machine to itself, a run with another measure.repeats times all of them again.\n"
+    )
 
 
 def markdown(rows: Sequence["Row"]) -> str:

@@ -65,6 +65,7 @@ def figures(one: Shown, store: Store) -> list[Child]:
             "in bf16 ÷ bytes of all files that a runtime needs. Retained: the origin's perplexity ÷ the model's, at "
             "most 100 %."
         ),
+        *([note(disturbed)] if (disturbed := cost_figures.disturbed(one.report.rows)) else []),
         *_gates(one.report.gates),
         *_tasks(one.report.rows),
         *_costs(one.report.rows),

@@ -63,6 +63,7 @@ class Row:
     bits_quantized: float | None = None  # of the packed linears, scales and zero points among them
     flops_per_token: float | None = None  # of a decoded token behind ``context`` others, see attar.flops
     context: int | None = None
+    cpu_lost: float | None = None  # share of the CPU time wanted while it was timed that others had
     runtime_memory_bytes: int | None = None  # highest of the process that opened the model and timed it
     first_token: float | None = None  # seconds to the first token, batch 1, where batch_sizes has that
     p50: float | None = None  # seconds from a token to the next, likewise
@@ -267,6 +268,7 @@ def markdown(report: Report, upright: bool = False) -> str:
         table = [list(line) for line in zip(*table, strict=True) if set(line[1:]) != {"–"}]
     gates = "".join(f"- {told(decision)}\n" for decision in report.gates)
     below = [gates, task_figures.markdown(report.rows), cost_figures.markdown(report.rows)]
+    below.append(cost_figures.disturbed(report.rows))
     return markdown_table(table[0], table[1:]) + "".join(f"\n{text}" for text in below if text)
 
 

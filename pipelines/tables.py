@@ -128,6 +128,8 @@ def show_report(console: Console, report: Report) -> None:
         style="dim",
         highlight=False,
     )
+    if busy := cost_figures.disturbed(report.rows).strip():
+        wide.print(busy, style="yellow", highlight=False, markup=False, soft_wrap=True)
     for decision in report.gates:
         style = "green" if decision.kept else "red"
         wide.print(told(decision), style=style, highlight=False, markup=False, soft_wrap=True)

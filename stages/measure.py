@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from attar import architecture, machine, scores
 from attar.calibration import SURE
+from attar.contention import Account
 from attar.data import Corpus, Measured, Split, open_corpus
 from attar.errors import StageFailed
 from attar.events import Events
@@ -86,10 +87,11 @@ def _measure(
     suite = spec.suite
     dtype = getattr(torch, spec.machine.dtype)
     model = model_on_disk.materialize(dtype, spec.machine.device)
-    timed = partial(events.progress, unit="timed passes")
+    timed, account = partial(events.progress, unit="timed passes"), Account.read()
     speed = measure_speed(model, model_on_disk.facts.vocabulary, suite, timed) if suite.speed else None
     peak = machine.peak_memory(spec.machine.device)  # before quality, whose buffers no server would hold
     latencies = measure_latencies(model, model_on_disk.facts.vocabulary, suite, timed)
+    lost = account.lost_since() if suite.speed else None
     comparable = model_on_disk.facts.tokenizer == origin.facts.tokenizer
     kept = _origin_hidden(spec, store) if comparable else {}
     texts: dict[str, Measured] = {
@@ -129,6 +131,7 @@ def _measure(
         "scored_tokens": {t: q.scored_tokens for t, q in qualities.items()},
         "prefill_tokens_per_second": speed.prefill if speed else None,
         "decode_tokens_per_second": speed.decode if speed else None,
+        "cpu_lost": lost,
         "peak_memory_bytes": peak,
         "batches": {str(batch): asdict(latency) for batch, latency in latencies.items()},
         "runtime": _runtime(model_on_disk),

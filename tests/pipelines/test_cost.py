@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from attar import machine
+from attar import contention, machine
 from attar.checkpoint import read_facts
 from attar.errors import BadInput
 from pipelines import cost_figures, gates, gating, journal, mlflow_tracker, mlflow_words, report
@@ -260,3 +260,13 @@ def test_a_run_with_another_price_measures_nothing_again(
         assert after.decode and after.price_output == pytest.approx(1000 / after.decode)
         assert after.batches["3"]["price_output"] == pytest.approx(1000 / before.batches["3"]["decode"])
         assert (after.evaluation, after.p95, after.decode) == (before.evaluation, before.p95, before.decode)
+
+
+def test_times_that_were_taken_beside_other_work_say_so(row: Row) -> None:
+    quiet, busy = replace(row, cpu_lost=contention.MUCH / 2), replace(row, step=1, name="prune.width", cpu_lost=0.47)
+    out = StringIO()
+    made = Report("run", "recipe", (quiet, busy))
+    show_report(Console(file=out, width=300), made)
+    for text in (out.getvalue(), report.markdown(made)):
+        assert "1 prune.width (47%)" in text and "0 origin (" not in text
+    assert cost_figures.disturbed([quiet, replace(busy, cpu_lost=None)]) == ""
