@@ -35,11 +35,11 @@ class Choice:
 
     group: Group
     ranked: tuple[Candidate, ...]  # all of them, the best first
-    breaches: dict[str, str]  # fingerprint → which limits, or gates of its run, it does not keep
+    breaches: dict[str, str]  # fingerprint → which limits, or gates of its recipe, it does not keep
     winner: Candidate
     alike: tuple[Candidate, ...]  # within the limits, and not distinguishable from the winner
     smallest: Candidate  # of the winner and those as good
-    front: tuple[Candidate, ...]  # of all that no gate stopped
+    front: tuple[Candidate, ...]  # of all that no gate refused
     others: tuple[Group, ...] = ()  # which are not comparable with these
     as_good: tuple[Candidate, ...] = ()  # smaller than the winner, and within the margin of its headline beyond doubt
     margin: float = MARGIN
@@ -103,11 +103,11 @@ def limits(max_bytes: str | None, least: Sequence[str] = (), most: Sequence[str]
 def choose(home: Home, asked: Sequence[Gate] = (), recipe: str | None = None, margin: float = MARGIN) -> Choice:
     """The best of what was ever measured in a home.
 
-    The winner keeps every limit, was stopped by no gate and has the highest retained quality; of equals, such as all
-    that keep everything, it is the smallest, and of equal sizes the one of the lowest perplexity. It is compared with
-    all others within the limits in pairs over documents; together they err no more often than one test may (Holm). A
-    smaller one is offered in its place only if it is as good beyond doubt, see
-    :mod:`pipelines.as_good`.
+    The winner keeps every limit, is refused by no gate, see :mod:`pipelines.candidates`, and has the highest retained
+    quality; of equals, such as all that keep everything, it is the smallest, and of equal sizes the one of the lowest
+    perplexity. It is compared with all others within the limits in pairs over documents; all pairs are tested together,
+    so that of equal models one is called worse in 5 of 100 homes at most, see :func:`attar.statistics.apart`. A smaller
+    one is offered in its place only if it is as good beyond doubt, see :mod:`pipelines.as_good`.
 
     Raises:
         BadInput: nothing was measured, or no model keeps the limits and its gates.
@@ -200,11 +200,11 @@ def _sentences(choice: Choice) -> list[str]:
         told.append(f"{choice.equals} keep as much{end}: {order}")
     if choice.alike:
         names = ", ".join(one.label for one in choice.alike)
-        told.append(f"≈ {UNKNOWN} from it (paired over documents, Holm's correction): {names}")
+        told.append(f"≈ {UNKNOWN} from it (paired over documents, all pairs tested together): {names}")
     if choice.unscored:
         names = ", ".join(one.label for one in choice.unscored)
         told.append(f"no scores per document, so not compared with it: {names}")
-    told += [f"✗ stopped by a gate, so not offered: {one.label} ({one.refused})" for one in refused]
+    told += [f"✗ refused by a gate, so not offered: {one.label} ({one.refused})" for one in refused]
     points = f"{100 * choice.margin:g} {'point' if choice.margin == MARGIN else 'points'} of headline"
     if smallest is not winner:
         told.append(
@@ -266,25 +266,20 @@ Pairs = Sequence[tuple[Candidate, scores.Scores]]
 def _alike(best: scores.Scores, rest: Pairs) -> tuple[tuple[Candidate, ...], str | None]:
     """Those that a paired comparison does not tell apart from the winner, whose scores are ``best``.
 
-    None, and why, where no comparison of so many could tell any two models apart.
+    None, and why, where documents are too few to tell any two models apart. Which one is the winner was seen in the
+    same scores, so every pair is tested, and those with the winner are looked at.
     """
     from attar import statistics  # numpy, which the command line does without until there is something to compare
 
-    found = [(one, statistics.difference(other, best)) for one, other in rest]
-    count, documents = len(found), len(best.ids)
-    if documents < statistics.FEWEST:
+    if (documents := len(best.ids)) < statistics.FEWEST:
         told = "1 document was" if documents == 1 else f"{documents} documents were"
         return (), f"{told} measured, and at least {statistics.FEWEST} are needed; {MORE}"
-    if not count:
-        return (), None
-    if (needed := statistics.fewest(count)) is None:
-        return (), f"too many models to tell them apart ({count} comparisons at once); narrow them by limits"
-    if documents < needed:
-        told = f"too few documents to tell them apart ({documents}; at least {needed} needed"
-        return (), f"{told} for {count} {'comparison' if count == 1 else 'comparisons'}); {FEWER}"
-    held = statistics.holm([pair.p for _, pair in found])
-    alike = (one for (one, pair), told in zip(found, held, strict=True) if not told or pair.verdict == UNKNOWN)
-    return tuple(alike), None
+    together = statistics.apart([best, *(other for _, other in rest)])[0, 1:]
+    return tuple(
+        one
+        for (one, other), p in zip(rest, together, strict=True)
+        if p >= statistics.LEVEL or statistics.difference(other, best).verdict == UNKNOWN
+    ), None
 
 
 def _as_good(

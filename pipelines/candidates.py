@@ -1,4 +1,9 @@
-"""Reads every model that was ever measured in a home, in groups whose results may be ranked together."""
+"""Reads every model that was ever measured in a home, in groups whose results may be ranked together.
+
+A gate is a policy of its own recipe: what did not keep it is refused, be it a run's last model, one that the run went
+on without, or a value that was tried. Where another recipe came to the same model without refusing it, a user has asked
+for it, and it is a candidate as any other.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,7 +16,7 @@ import yaml
 from attar.errors import BadInput, StageFailed, nearest
 from attar.stamp import HASH, KEY, group
 from attar.store import MANIFEST, Artifact, Store
-from pipelines import report
+from pipelines import journal, report
 from pipelines.home import Home
 from pipelines.inventory import FINGERPRINT
 from pipelines.report import Reference, Report, Row
@@ -27,7 +32,7 @@ class Candidate:
     when: float  # of the newest run that has it
     run: str = ""  # empty where no run's report names it, as of a value that a gate tried
     recipe: str = ""
-    refused: str = ""  # by which gates of that run
+    refused: str = ""  # by which gates
 
     @property
     def bytes(self) -> int:
@@ -64,7 +69,7 @@ class Group:
 class _Told:
     """What a run's report says of an evaluation."""
 
-    row: Row
+    row: Row | None  # None of a model that a gate refused and the run went on without
     run: str
     recipe: str
     model: str
@@ -79,7 +84,7 @@ def read(home: Home) -> list[Group]:
         BadInput: nothing was measured here that is still here.
     """
     told = _reports(home)
-    folders = {one.row.fingerprint: Path(one.row.folder) for one in told.values() if not one.row.step}
+    folders = {one.row.fingerprint: Path(one.row.folder) for one in told.values() if one.row and not one.row.step}
     measured: dict[str, list[Entry]] = {}
     for found, result in _evaluations(home.store):
         if (key := group(result, "headline")) is not None:
@@ -116,7 +121,8 @@ def of_runs(reports: Sequence[Report], store: Store) -> list[Group]:
             continue
         result = json.loads((measured.folder / "result.json").read_text())
         if (key := group(result, "headline")) is not None:
-            one = Candidate(row, made.rows[0], result, float(when), made.run, made.recipe, _refused(made, row))
+            refused = _refused(made).get(row.evaluation, "")
+            one = Candidate(row, made.rows[0], result, float(when), made.run, made.recipe, refused)
             found.setdefault(key, {})[row.fingerprint] = one
             labels[key] = _how(result)
     made_of = [Group("the origin", labels[key], tuple(ones.values())) for key, ones in found.items()]
@@ -147,7 +153,8 @@ class _Origin:
                 continue
             folder = folders.get(model) or store.folder("model", model)
             here = Reference.read(folder, found.fingerprint, store) if folder.is_dir() else None
-            if known := told.get(found.fingerprint):
+            known = told.get(found.fingerprint)
+            if known is not None and known.row is not None:
                 row, name = known.row, known.model
             elif here is not None:
                 row = report.make_row(0, "origin", True, folder, model, found.fingerprint, store, here)
@@ -190,14 +197,15 @@ def _candidate(
     if made is None:
         return None
     beside = origin.rows.get(result[KEY][HASH]) or next(iter(origin.rows.values()))
-    if told is not None:
+    if told is not None and told.row is not None:
         row = replace(told.row, folder=str(made.folder))
         return Candidate(row, beside, result, told.when, told.run, told.recipe, told.refused)
     if origin.reference is None:
         return None
     stage = str(made.manifest.get("settings", {}).get("stage", "model"))
     row = report.make_row(1, stage, True, made.folder, model, found.fingerprint, store, origin.reference)
-    return Candidate(row, beside, result, (found.folder / MANIFEST).stat().st_mtime)
+    when = (found.folder / MANIFEST).stat().st_mtime
+    return Candidate(row, beside, result, when, refused=told.refused if told else "")
 
 
 def _evaluations(store: Store) -> Iterator[Entry]:
@@ -214,8 +222,8 @@ def _evaluations(store: Store) -> Iterator[Entry]:
 
 
 def _reports(home: Home) -> dict[str, _Told]:
-    """Evaluation → what the newest run says of it."""
-    found: dict[str, _Told] = {}
+    """Evaluation → what the newest run of each recipe says of it; of several the newest that does not refuse it."""
+    found: dict[tuple[str, str], _Told] = {}
     for folder in sorted(path for path in home.runs.glob("*") if path.is_dir()):
         made = report.load(folder)
         if made is None:
@@ -225,15 +233,30 @@ def _reports(home: Home) -> dict[str, _Told]:
         except (OSError, yaml.YAMLError, KeyError, TypeError):
             model = made.rows[0].folder
         when = (folder / "journal.jsonl").stat().st_mtime if (folder / "journal.jsonl").is_file() else 0.0
-        found |= {
-            row.evaluation: _Told(row, folder.name, made.recipe, model, when, _refused(made, row))
-            for row in made.rows
-            if row.pairs is None
-        }
-    return found
+        refused = _refused(made, folder)
+        rows = {row.evaluation: row for row in made.rows if row.pairs is None}
+        for name in refused | rows:
+            found.pop((name, made.recipe), None)  # the newest comes last
+            found[name, made.recipe] = _Told(
+                rows.get(name), folder.name, made.recipe, model, when, refused.get(name, "")
+            )
+    last = sorted(found.items(), key=lambda entry: (not entry[1].refused, entry[1].row is not None))
+    return {name: one for (name, _), one in last}
 
 
-def _refused(made: Report, row: Row) -> str:
-    """The gates that stopped a run at a step, in words."""
-    told = (one.text for one in made.gates if one.step == row.step and one.action == "stop" and not one.kept)
-    return "; ".join(told)
+def _refused(made: Report, folder: Path | None = None) -> dict[str, str]:
+    """Evaluation → what the gates of a run say that refused it. Decisions of old runs may not name what they judged."""
+    found: dict[str, dict[str, None]] = {}
+    for gate in (one for one in made.gates if not one.kept):
+        judged = gate.evaluation
+        if not judged and gate.action == "stop":
+            judged = next((row.evaluation for row in made.rows if row.step == gate.step), "")
+        found.setdefault(judged, {})[gate.text] = None
+        for probe in (one for one in gate.probes if not one["kept"]):
+            told = f"{gate.setting}={probe['value']}: {probe['text']}"
+            found.setdefault(probe.get("evaluation", ""), {})[told] = None
+    if folder is not None and not (folder / "report.json").is_file():  # it was killed, maybe while it searched
+        for record in journal.read(folder):
+            if record["kind"] == "probe" and not record["kept"]:
+                found.setdefault(record.get("evaluation", ""), {})[record["text"]] = None
+    return {evaluation: "; ".join(texts) for evaluation, texts in found.items() if evaluation}

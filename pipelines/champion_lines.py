@@ -93,10 +93,14 @@ class Lines:
                 tags[FIGURES] = json.dumps(champion.figures(row))
                 version = self._register(line, tags, mlflow_run, experiment)
             number = str(version.version)
-            present = there.get(self._aliases(line).get(CHAMPION, ""))
-            if present is not None and str(present.version) == number:
-                return f"{line} {number} is the champion already"
-            decision = self._decide(policy, version, present)
+            while True:  # the lock is this home's; another home of the same registry may crown meanwhile
+                now = self._aliases(line).get(CHAMPION)
+                if now == number:
+                    return f"{line} {number} is the champion already"
+                present = self._found(line).get(now or "")
+                decision = self._decide(policy, version, present)
+                if self._aliases(line).get(CHAMPION) == now:
+                    break
             self.client.set_model_version_tag(line, number, REASON, decision.reason[:MAX_TAG])
             if decision.crowned:
                 self._crown(line, number, str(present.version) if present else None)

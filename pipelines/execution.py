@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,7 @@ class Execution:
 
     def decided(self, decision: Decision, plan: Plan | None = None) -> None:
         """Record what a gate came to; with the plan that the run goes on with, what that makes anew is dropped."""
+        decision = replace(decision, evaluation=self.rows[decision.step].evaluation)
         again = None
         if plan is not None:
             again = first_other(self.plan, plan)

@@ -57,8 +57,9 @@ class Scored:
 def find(variants: Sequence[Scored], origin: Scores) -> tuple[Finding, ...]:
     """A finding for each setting that moves while the others stay; none where the variants do not allow that.
 
-    Of a setting those combinations of the others count that every one of its values was tried with. Together the tests
-    of a setting err no more often than one may (Holm).
+    Of a setting those combinations of the others count that every one of its values was tried with. All pairs of its
+    values are tested together, since which one is the best is seen in the same scores; see
+    :func:`attar.statistics.apart`.
     """
     settings = list(dict.fromkeys(name for one in variants for name in one.values))
     found = (_find(name, settings, variants, origin) for name in settings)
@@ -87,7 +88,7 @@ def _find(name: str, settings: Sequence[str], variants: Sequence[Scored], origin
     means = {value: _mean([by_value[value][rest] for rest in sorted(shared)]) for value in in_order(list(by_value))}
     best = min(means, key=lambda value: means[value].mean)
     beside = {value: statistics.difference(mean, means[best]) for value, mean in means.items() if value != best}
-    held = dict(zip(beside, statistics.holm([pair.p for pair in beside.values()]), strict=True))
+    together = dict(zip(means, statistics.apart(list(means.values()))[list(means).index(best)], strict=True))
     levels = []
     for value, mean in means.items():
         kept = statistics.perplexity_retained(mean, origin)
@@ -96,7 +97,7 @@ def _find(name: str, settings: Sequence[str], variants: Sequence[Scored], origin
         if value == best:
             levels.append(Level(value, len(shared), kept.value, low, high, "best"))
             continue
-        verdict = beside[value].verdict if held[value] else "not distinguishable"
+        verdict = beside[value].verdict if together[value] < statistics.LEVEL else "not distinguishable"
         lost = statistics.perplexity_retained(mean, means[best])
         shares = (1 - lost.value, 1 - lost.high, 1 - lost.low)
         levels.append(Level(value, len(shared), kept.value, low, high, verdict, *shares))

@@ -201,7 +201,8 @@ class Decision:
     text: str
     setting: str = ""  # that was bisected
     value: float | None = None  # that it goes on with
-    probes: Sequence[Mapping[str, Any]] = field(default=())  # value, kept, text
+    probes: Sequence[Mapping[str, Any]] = field(default=())  # value, kept, text, evaluation where it was measured
+    evaluation: str = ""  # that was judged
 
 
 def parse(entries: Sequence[dict[str, Any]]) -> tuple[Gate, ...]:

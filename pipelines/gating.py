@@ -87,11 +87,11 @@ class Gatekeeper:
             try:
                 plans[value] = self.execution.planned(recipes[value])
             except BadInput as error:
-                found = Judgement(False, str(error))
+                found, measured = Judgement(False, str(error)), {}
             else:
                 row = self._probe(f"gate {number} probe {len(probes) + 1}", plans[value], step.index)
-                found = self._judge(gate, row)
-            probes.append({"value": value, "kept": found.kept, "text": found.text})
+                found, measured = self._judge(gate, row), {"evaluation": row.evaluation}
+            probes.append({"value": value, "kept": found.kept, "text": found.text, **measured})
             told = probes[-1] | {"text": f"{asked.setting}={value}: {found.text}"}
             self.execution.journal.write("probe", step=step.index, gate=number, **told)
             return found.kept

@@ -225,7 +225,7 @@ def settings(found: Comparison) -> list[Child]:
         drawn.append(
             note(
                 "Blue: the mean of a value's variants, with its 95 % interval against the origin. Values are compared "
-                "in pairs over the same documents, all other settings being equal (sign-flip test, Holm's correction), "
+                "in pairs over the same documents, all other settings being equal (sign-flip test, all pairs at once), "
                 "which sees smaller differences than the bars; in brackets: quality lost against the value that keeps "
                 "most. One training each; intervals are over documents, so another seed may order close values "
                 "otherwise."

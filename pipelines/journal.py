@@ -10,7 +10,7 @@ Records are JSON objects with ``kind`` and ``time``:
     step      step, name, cached, fingerprint, settings, inputs, teacher
     measured  step, row                                       a line of the report
     planned   needs                                           fingerprints: a gate goes on, or tries, with these
-    probe     step, gate, value, kept, text                   a value that a gate tried
+    probe     step, gate, value, kept, text, evaluation       a value that a gate tried
     gate      step, decision, again, needs                    what a gate came to; from step ``again`` on all runs anew
     champion  run, policy, row                                the final model is up for the champion of a line
     warning   step, text

@@ -6,14 +6,14 @@ from math import exp, inf, log
 import numpy as np
 import pytest
 
+from attar import statistics
 from attar.errors import BadInput
 from attar.scores import Scores, of_answers
 from attar.statistics import (
     above_chance,
+    apart,
     difference,
-    fewest,
     fewest_bounded,
-    holm,
     mean_interval,
     perplexity_retained,
     sign_flip,
@@ -144,26 +144,68 @@ def test_the_interval_of_a_mean_holds_it() -> None:
     assert low < scores.mean < high and high - low < 0.4
 
 
-def test_several_tests_together_err_no_more_often_than_one() -> None:
-    assert holm([0.01, 0.04, 0.03]) == [True, False, False]  # 0.03 is not under 0.05 ÷ 2, and 0.04 comes after it
-    assert holm([0.01, 0.04, 0.02]) == [True, True, True]
-    assert holm([0.05]) == [False] and holm([]) == []
-    rng = GENERATOR(7)
-    assert sum(any(holm(row.tolist())) for row in rng.random((1000, 20))) < 70
+def equals(rng: np.random.Generator, models: int, items: int) -> "np.ndarray":  # type: ignore[type-arg]
+    """Losses [models, documents] of models that are equal: documents differ much, and models err alike on most."""
+    common = rng.normal(3, 1, items) + rng.normal(0, 0.2, (models, 2)) @ rng.normal(0, 1, (2, items))
+    losses: np.ndarray = common + rng.normal(0, 0.1, (models, items))  # type: ignore[type-arg]
+    return losses
 
 
-@pytest.mark.parametrize("tests", [1, 2, 5, 40, 100])
-def test_of_fewer_documents_no_test_can_hold_and_of_so_many_one_can(tests: int) -> None:
-    needed = fewest(tests)
-    assert needed is not None
-    best = sign_flip(np.ones(needed), GENERATOR(0))
-    assert holm([best, *[1.0] * (tests - 1)])[0] and needed >= 6
-    if needed > 6:
-        assert not any(holm([sign_flip(np.ones(needed - 1), GENERATOR(0))] * tests))
+def winner(models: list[Scores]) -> int:
+    return int(np.argmin([one.mean for one in models]))
 
 
-def test_of_too_many_tests_none_can_hold_whatever_the_documents() -> None:
-    assert fewest(600) is None and not any(holm([sign_flip(np.ones(200), GENERATOR(0))] * 600))
+@pytest.mark.parametrize(("models", "items", "most"), [(15, 40, 16), (6, 8, 16), (3, 14, 16)])
+def test_of_equal_models_none_is_told_from_the_one_that_happens_to_be_best(
+    models: int, items: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 5 of 100 sets at most: which one is looked at was chosen by the same scores."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 2000)
+    rng = GENERATOR(items)
+    wrong = 0
+    for _ in range(200):
+        found = [text(one) for one in equals(rng, models, items)]
+        wrong += bool((apart(found)[winner(found)] < 0.05).any())
+    assert wrong <= most
+
+
+def test_equal_models_are_not_told_apart_among_worse_ones_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 2000)
+    rng = GENERATOR(3)
+    wrong = found = 0
+    for _ in range(100):
+        losses = equals(rng, 15, 40)
+        losses[5:] += 0.5
+        p = apart([text(one) for one in losses])
+        wrong += bool((p[:5, :5] < 0.05).any()) or bool((p[5:, 5:] < 0.05).any())
+        found += int((p[:5, 5:] < 0.05).sum())
+    assert wrong <= 10 and found > 0.8 * 100 * 50
+
+
+def test_two_models_are_tested_as_if_alone_and_the_same_whoever_lists_them_how() -> None:
+    rng = GENERATOR(4)
+    for items in (6, 12, 30):
+        a, b, c = (text(one) for one in equals(rng, 3, items))
+        assert apart([a, b])[0, 1] == pytest.approx(difference(a, b).p, abs=0.02)
+        all_three, turned = apart([a, b, c]), apart([c, b, a])
+        assert all_three == pytest.approx(turned[::-1, ::-1]) and all_three == pytest.approx(all_three.T)
+        assert all_three[0, 1] >= apart([a, b])[0, 1] - 1e-9
+    assert apart([]).shape == (0, 0) and apart([a]).tolist() == [[1]]
+
+
+def test_six_documents_can_tell_any_number_of_models_apart_and_five_none() -> None:
+    for items, told in ((6, True), (5, False)):
+        base = GENERATOR(5).normal(3, 1, items)
+        p = apart([text(base + 0.1 * step) for step in range(30)])
+        assert ((p < 0.05) | np.eye(30, dtype=bool)).all() == told and (np.diag(p) == 1).all()
+
+
+def test_a_model_is_not_told_from_its_copy_among_others() -> None:
+    rng = GENERATOR(6)
+    a, b = (text(one) for one in equals(rng, 2, 20))
+    rounded = Scores(a.ids, tuple(one * (1 + 1e-15) for one in a.sums), a.counts)
+    p = apart([a, a, b, rounded])
+    assert p[0, 1] == p[0, 3] == p[1, 3] == 1
 
 
 @pytest.mark.parametrize("tests", [1, 10, 20, 60])

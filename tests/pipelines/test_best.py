@@ -70,18 +70,25 @@ def test_what_is_worse_by_less_than_the_margin_is_as_good_though_the_difference_
 
 
 def test_too_few_documents_offer_nothing_smaller(shelf: "Shelf", monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of six documents the rarest signs are too common for two comparisons at once, whatever the models are."""
-    monkeypatch.setattr(type(shelf), "BASE", shelf.BASE[:6])
+    """Of five documents even the rarest signs are too common, whatever the models are; of six they are not."""
+    monkeypatch.setattr(type(shelf), "BASE", shelf.BASE[:5])
     shelf.run("r1", "mine", ("large", 90 * MB, 0.02), ("middle", 60 * MB, 0.021), ("small", 50 * MB, 0.5))
     found = best.choose(shelf.home)
     assert (found.winner.row.name, found.alike, found.smallest) == ("large", (), found.winner)
-    told = "too few documents to tell them apart (6; at least 7 needed for 2 comparisons); measure more windows"
+    told = "5 documents were measured, and at least 6 are needed; measure more windows"
     assert found.few is not None and found.few.startswith(told) and found.as_json()["note"] == found.few
     first = shown(found).splitlines()[0]
     assert first == f"nothing here is beyond doubt: {found.few}"  # before anything is called the best
     assert "best by its value alone: large" in shown(found) and "≈ not" not in shown(found)
-    alone = best.choose(shelf.home, best.limits(None, ["headline=0.8"]))
-    assert alone.few is None and alone.smallest.row.name == "middle"
+
+
+def test_six_documents_tell_several_models_apart(shelf: "Shelf", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(shelf), "BASE", shelf.BASE[:6])
+    shelf.run("r1", "mine", ("large", 90 * MB, 0.02), ("middle", 60 * MB, 0.021), ("noisy", 50 * MB, 0.03))
+    found = best.choose(shelf.home)
+    assert (found.winner.row.name, found.few, names(found.alike)) == ("large", None, ["noisy"])
+    alone = best.choose(shelf.home, best.limits("80MB"))
+    assert (alone.winner.row.name, names(alone.alike)) == ("middle", ["noisy"])
 
 
 def test_one_document_crowns_nobody(shelf: "Shelf", monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +156,7 @@ def test_what_a_gate_stopped_is_not_offered_though_it_keeps_most(stocked: "Shelf
     for ones in (found.front, found.alike, found.as_good):
         assert "stopped" not in names(ones)
     assert found.breaches == {hash_json("stopped"): texts[0]}
-    assert f"✗ stopped by a gate, so not offered: stopped of run r3 ({texts[0]})" in shown(found)
+    assert f"✗ refused by a gate, so not offered: stopped of run r3 ({texts[0]})" in shown(found)
     alone = best.limits("30MB")
     with pytest.raises(
         BadInput, match="keeps bytes ≤ 30MB and the gates of its recipe; the nearest is stopped of run r3"
@@ -220,7 +227,7 @@ def test_an_origin_that_is_gone_takes_no_result_with_it(shelf: "Shelf", model: P
     assert best.choose(elsewhere.home).winner.row.name == "large"
 
 
-def test_what_no_report_names_is_a_candidate_too(stocked: "Shelf") -> None:
+def test_what_no_report_names_and_no_gate_refused_is_a_candidate_too(stocked: "Shelf") -> None:
     stocked.store("probe")
     stocked.measure(hash_json("probe"), stocked.losses(0.01))
     found = best.choose(stocked.home)

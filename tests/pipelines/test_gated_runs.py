@@ -43,6 +43,7 @@ def test_a_breach_stops_the_run_and_keeps_what_was_made(document: dict[str, Any]
     found = report.load(folder)
     assert found is not None and [row.name for row in found.rows] == ["origin", "prune.width"]
     assert [(decision.kept, decision.action) for decision in found.gates] == [(False, "stop")]
+    assert found.gates[0].evaluation == found.final.evaluation
     assert (Path(found.final.folder) / "manifest.json").is_file()
     assert records(folder, "end-run")[-1]["status"] == "failed"
     assert {record["step"] for record in records(folder, "child")} == {0, 1}
@@ -65,6 +66,9 @@ def test_a_bisection_finds_the_value_nearest_to_what_was_asked_twice_the_same(
     tried = [(probe["value"], probe["kept"]) for probe in searched["probes"]]
     assert tried == [(0.6, True), (0.5, True)]  # that 0.4 is too much the plan foresees
     assert (passed["action"], passed["kept"]) == ("go on", True)
+    judged = {searched["evaluation"], *(probe["evaluation"] for probe in searched["probes"])}
+    assert len(judged) == 3 and searched["probes"][-1]["evaluation"] == passed["evaluation"]
+    assert passed["evaluation"] == first["rows"][-1]["evaluation"]
     assert [row["step"] for row in first["rows"]] == [0, 1, 2] and first["rows"][-1]["parameters"] == limit
     folder = Path(first["folder"])
     assert yaml.safe_load((folder / "as-run.yaml").read_text())["stages"][0]["ffn"] == 0.5
