@@ -1,8 +1,8 @@
 """Reads every model that was ever measured in a home, in groups whose results may be ranked together.
 
 A gate is a policy of its own recipe: what did not keep it is refused, be it a run's last model, one that the run went
-on without, or a value that was tried. Where another recipe came to the same model without refusing it, a user has asked
-for it, and it is a candidate as any other.
+on without, with the steps that led to it alone, or a value that was tried. Where another recipe came to the same model
+without refusing it, a user has asked for it, and it is a candidate as any other.
 """
 
 import json
@@ -240,6 +240,10 @@ def _reports(home: Home) -> dict[str, _Told]:
             found[name, made.recipe] = _Told(
                 rows.get(name), folder.name, made.recipe, model, when, refused.get(name, "")
             )
+        for gate in made.gates:
+            led = f"led to what did not keep {gate.rule}"
+            for name in gate.given_up:  # unless another run of the recipe went on with it
+                found.setdefault((name, made.recipe), _Told(None, folder.name, made.recipe, model, when, led))
     last = sorted(found.items(), key=lambda entry: (not entry[1].refused, entry[1].row is not None))
     return {name: one for (name, _), one in last}
 

@@ -194,6 +194,8 @@ class Execution:
             again = first_other(self.plan, plan)
             for step in self.plan.steps[again:]:
                 self._link(step).unlink(missing_ok=True)
+            given_up = tuple(row.evaluation for row in self.rows[again : decision.step] if row.pairs is None)
+            decision = replace(decision, given_up=given_up)
             self.rows, self.plan = self.rows[:again], plan
             self._made = {index: seconds for index, seconds in self._made.items() if index < again}
             _write(plan.recipe, self.folder / AS_RUN)

@@ -203,6 +203,7 @@ class Decision:
     value: float | None = None  # that it goes on with
     probes: Sequence[Mapping[str, Any]] = field(default=())  # value, kept, text, evaluation where it was measured
     evaluation: str = ""  # that was judged
+    given_up: Sequence[str] = ()  # evaluations of the steps before it that the run went on without
 
 
 def parse(entries: Sequence[dict[str, Any]]) -> tuple[Gate, ...]:

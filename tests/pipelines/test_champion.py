@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -13,7 +13,7 @@ from attar.errors import BadInput
 from attar.fingerprint import hash_json
 from attar.scores import Scores
 from attar.stamp import stamp
-from pipelines import cli, embedded, journal, tracking
+from pipelines import cli, embedded, journal, report, tracking
 from pipelines.champion import Champion, Decision, Standing, decide
 from pipelines.execution import Execution
 from pipelines.home import Home
@@ -188,6 +188,34 @@ def test_a_line_keeps_its_best_and_goes_back_in_one_command(
         lines(place).versions("mien")
     with pytest.raises(BadInput, match="mine has no version 9; possible: 3, 2, 1"):
         lines(place).crown("mine", "9")
+
+
+def test_what_another_home_crowned_meanwhile_is_compared_with(
+    shelf: "Shelf", place: Home, document: dict[str, Any]
+) -> None:
+    """A registry may be shared, and the lock is a home's: a decision on a champion of before is made anew."""
+    from pipelines.champion_lines import Lines
+
+    class Slow(Lines):
+        """Another home is quicker while this one compares."""
+
+        compared: ClassVar[list[str]] = []
+
+        def _decide(self, policy: Champion, new: Any, present: Any) -> Decision:
+            if not self.compared:
+                self.client.set_registered_model_alias("mine", "champion", "2")  # under a lock of its own
+            self.compared.append(str(present.version))
+            return super()._decide(policy, new, present)
+
+    for run, name, more in (("r1", "first", 0.3), ("r2", "second", 0.1), ("r3", "third", 0.2)):
+        finish(shelf, run, name, more, document, margin=1.0)
+    assert standings(place) == {"3": "challenger", "2": "", "1": "champion"}
+    made = report.load(place.runs / "r3")
+    assert made is not None
+    policy = Champion(line="mine")  # by which the third would take the place of the first
+    told = Slow.open(place).consider(policy, asdict(made.final), "r3", "", "")
+    assert Slow.compared == ["1", "2"] and told.startswith("mine 3 is challenger: worse: headline")
+    assert standings(place) == {"3": "challenger", "2": "champion", "1": ""}
 
 
 def test_with_mlflow_away_the_decision_waits_and_is_made_once(

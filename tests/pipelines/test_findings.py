@@ -2,8 +2,10 @@
 
 from math import exp
 
+import numpy as np
 import pytest
 
+from attar import statistics
 from attar.scores import Scores
 from pipelines import asked_runs, findings
 from pipelines.findings import Scored
@@ -22,6 +24,7 @@ def variants(*entries: tuple[str, str, float]) -> list[Scored]:
 
 
 ORIGIN = losses(0.0)
+DOCUMENTS = tuple(f"d{i}" for i in range(14))
 GRID = [("10", "x", 0.30), ("2", "x", 0.10), ("10", "y", 0.35), ("2", "y", 0.15)]
 
 
@@ -60,3 +63,21 @@ def test_values_that_look_alike_stay_two_values() -> None:
     assert len(set(orders.values())) == 2
     assert len(set(asked_runs.worded([(4, "4"), ("4", "4"), (2, "2")]).values())) == 3
     assert asked_runs.worded([(4, "4"), (4, "4")]) == {"4": "4"}
+
+
+def test_of_equal_values_none_is_called_worse_than_the_one_that_happens_to_be_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In 5 of 100 sweeps at most."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 1000)
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(100):
+        common = rng.normal(3, 1, 14)
+        found = [
+            Scored({"a": str(value)}, Scores(DOCUMENTS, tuple(10 * (common + rng.normal(0, 0.1, 14))), (10,) * 14))
+            for value in range(8)
+        ]
+        (one,) = findings.find(found, Scores(DOCUMENTS, tuple(10 * common), (10,) * 14))
+        wrong += any(level.verdict == "worse" for level in one.levels)
+    assert wrong <= 9

@@ -69,6 +69,7 @@ def test_a_bisection_finds_the_value_nearest_to_what_was_asked_twice_the_same(
     judged = {searched["evaluation"], *(probe["evaluation"] for probe in searched["probes"])}
     assert len(judged) == 3 and searched["probes"][-1]["evaluation"] == passed["evaluation"]
     assert passed["evaluation"] == first["rows"][-1]["evaluation"]
+    assert len(searched["given_up"]) == 1 and not {*searched["given_up"]} & {row["evaluation"] for row in first["rows"]}
     assert [row["step"] for row in first["rows"]] == [0, 1, 2] and first["rows"][-1]["parameters"] == limit
     folder = Path(first["folder"])
     assert yaml.safe_load((folder / "as-run.yaml").read_text())["stages"][0]["ffn"] == 0.5
