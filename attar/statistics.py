@@ -136,7 +136,7 @@ def apart(models: Sequence[Scores]) -> Floats:
         return adjusted
     losses = np.stack([_paired(one, models[0])[0] for one in models], axis=1)
     first, second = np.triu_indices(count, 1)
-    # Σ ± d ÷ √Σ d² grows as Student's t does, and its lower part is the same for all signs.
+    # Σ ± d ÷ √Σ d² grows as Student's t does, so that a model of wide differences hides no other; no sign moves √Σ d².
     norms = np.sqrt(((losses[:, first] - losses[:, second]) ** 2).sum(axis=0))
     told = norms > 1e-12 * np.abs(np.asarray(models[0].sums)).sum()  # more than rounding
     contrasts = np.zeros((count, len(first)))
@@ -144,15 +144,15 @@ def apart(models: Sequence[Scores]) -> Floats:
     contrasts[first[told], pairs], contrasts[second[told], pairs] = 1 / norms[told], -1 / norms[told]
     seen = np.abs(losses.sum(axis=0) @ contrasts)
     order = np.argsort(seen)  # the least extreme first
-    seen, contrasts = seen[order], contrasts[:, order]
+    seen, contrasts = seen[order], np.take(contrasts, order, axis=1)
     extreme, drawn = np.zeros(len(seen)), 0
     for signs in _signs(len(losses), np.random.default_rng(len(losses)), len(seen)):  # the same in any order
         flipped = np.maximum.accumulate(np.abs(signs @ losses @ contrasts), axis=1)
         extreme += (flipped >= seen - 1e-9).sum(axis=0)
         drawn += len(signs)
     p = extreme / drawn if len(losses) <= EXACT else (1 + extreme) / (1 + drawn)
-    p = np.maximum.accumulate(p[::-1])[::-1]
-    adjusted[first[order], second[order]] = adjusted[second[order], first[order]] = p
+    least = np.maximum.accumulate(p[::-1])[::-1]  # that of all more extreme ones
+    adjusted[first[order], second[order]] = adjusted[second[order], first[order]] = least
     return adjusted
 
 
@@ -208,7 +208,9 @@ def _tail(items: int, level: float) -> float:
     return normal.cdf(-t * (items / nu) ** 0.5)
 
 
-def _signs(items: int, generator: np.random.Generator, wide: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+def _signs(
+    items: int, generator: np.random.Generator, wide: int = 0
+) -> Iterator[npt.NDArray[np.int64] | npt.NDArray[np.int8]]:
     """Patterns of signs [patterns, items] in blocks for results so wide: all there are up to :data:`EXACT` items."""
     if items <= EXACT:
         patterns = np.arange(2 ** (items - 1), dtype=np.int64)  # a pattern and its opposite are equally extreme
