@@ -139,12 +139,12 @@ def apart(models: Sequence[Scores]) -> Floats:
     # Σ ± d ÷ √Σ d² grows as Student's t does, so that a model of wide differences hides no other; no sign moves √Σ d².
     norms = np.sqrt(((losses[:, first] - losses[:, second]) ** 2).sum(axis=0))
     told = norms > 1e-12 * np.abs(np.asarray(models[0].sums)).sum()  # more than rounding
-    contrasts = np.zeros((count, len(first)))
+    contrasts: Floats = np.zeros((count, len(first)))
     pairs = np.arange(len(first))[told]
     contrasts[first[told], pairs], contrasts[second[told], pairs] = 1 / norms[told], -1 / norms[told]
     seen = np.abs(losses.sum(axis=0) @ contrasts)
     order = np.argsort(seen)  # the least extreme first
-    seen, contrasts = seen[order], np.take(contrasts, order, axis=1)
+    seen, contrasts = seen[order], contrasts[:, order]
     extreme, drawn = np.zeros(len(seen)), 0
     for signs in _signs(len(losses), np.random.default_rng(len(losses)), len(seen)):  # the same in any order
         flipped = np.maximum.accumulate(np.abs(signs @ losses @ contrasts), axis=1)
