@@ -87,6 +87,7 @@ RELATIVE: tuple[Unit, ...] = (
     "price",
     "plain",
 )  # units whose limit may be a multiple of the origin's figure
+FEW = "there are too few documents for an interval"
 UNITS: dict[Unit, dict[str, float]] = {
     "share": {"": 1, "%": 0.01},
     "bytes": {"": 1, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
@@ -185,7 +186,7 @@ class Figure:
     high: float | None = None
     origin: float | None = None
     times: tuple[float, float] | None = None  # the interval of value ÷ origin, in pairs over documents
-    note: str = "there are too few documents for an interval"  # why ends are missing that the measure may have
+    note: str = FEW  # why ends are missing that the measure may have
 
 
 class Held(NamedTuple):

@@ -21,6 +21,8 @@ from pipelines.plan import Plan, Step
 from pipelines.recipe import Recipe
 from pipelines.report import Row
 
+NONE = "no scores of documents are kept for it"
+
 
 class Carry(Protocol):
     """Makes a step of an execution's plan and measures it."""
@@ -155,14 +157,14 @@ def figure(name: str, row: Row, origin: Row, store: Store) -> Figure:
     if name in ("headline", "perplexity_other", "perplexity_held_out") and row.note and row.verdict is None:
         return Figure(None)  # the two cannot be compared, and the note says why
     if name == "headline":
-        return Figure(value, row.retained_low, row.retained_high, before)
+        return Figure(value, row.retained_low, row.retained_high, before, note=gates.FEW if row.documents else NONE)
     if not measure.scores:
         return Figure(value, origin=before)
     from attar import statistics  # numpy, which the command line does without until there is something to judge
 
     scored = _scored(measure, row, store)
     if not scored:
-        return Figure(value, origin=before, note="the model was measured before documents were kept for this")
+        return Figure(value, origin=before, note=NONE)
     if len(scored[0].ids) < statistics.FEWEST:
         return Figure(value, origin=before)
     low, high = _ends(measure, scored)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from pipelines import journal, report
@@ -115,6 +116,25 @@ def test_a_stage_that_is_put_in_is_judged_again_once(
     document["gates"] = [{"measure": "kl", "max": 0, "after": "stages.0", "breach": {"insert": rtn}}]
     done = run(write(document), home, "--no-track")  # which no stage mends
     assert done.returncode == 3 and "gates.0: after 2 quantize.rtn: kl ≤ 0 is not kept" in done.stderr
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_gate_that_stops_is_judged_wherever_it_is_listed(
+    document: dict[str, Any], home: Path, write: Write, turned: bool
+) -> None:
+    prune, rtn = document["stages"]
+    listed = [
+        {"measure": "kl", "max": 0, "after": "stages.0", "breach": {"insert": rtn}},
+        {"measure": "agreement", "min": 1, "after": "every"},
+        {"measure": "bytes", "max": "1 GB", "after": "every"},
+    ]
+    document |= {"stages": [prune], "gates": listed[::-1] if turned else listed}
+    done = run(write(document), home, "--no-track")
+    assert done.returncode == 3 and "gates.1: after 1 prune.width: agreement ≥ 1 is not kept" in done.stderr
+    (folder,) = home.glob("runs/*")
+    found = report.load(folder)
+    assert found is not None and [row.name for row in found.rows] == ["origin", "prune.width"]
+    assert {(one.rule, one.action) for one in found.gates} == {("bytes ≤ 1 GB", "go on"), ("agreement ≥ 1", "stop")}
 
 
 def test_where_no_value_keeps_the_gate_the_run_stops(document: dict[str, Any], home: Path, write: Write) -> None:
