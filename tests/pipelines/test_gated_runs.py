@@ -137,6 +137,27 @@ def test_a_gate_that_stops_is_judged_wherever_it_is_listed(
     assert {(one.rule, one.action) for one in found.gates} == {("bytes ≤ 1 GB", "go on"), ("agreement ≥ 1", "stop")}
 
 
+def test_what_is_searched_goes_before_what_is_put_in(
+    document: dict[str, Any], home: Path, tmp_path: Path, write: Write
+) -> None:
+    """With the value that is found, the stage that would be put in is not needed."""
+    prune, rtn = document["stages"]
+    planned = validate(document | {"stages": [prune | {"ffn": 0.5}]})
+    facts = make_plan(planned, Home(tmp_path / "planned"), complete=True).steps[-1].facts
+    insert = {"measure": "bytes", "max": facts.bytes + 500, "breach": {"insert": rtn}}
+    bisect = {"setting": "stages.0.ffn", "within": [0.7, 0.1], "probes": 3}
+    search = {"measure": "parameters", "max": facts.parameters, "breach": {"bisect": bisect}}
+    result = finished(
+        write(document | {"stages": [prune | {"ffn": 0.1}], "gates": [insert, search]}), home, "--no-track"
+    )
+    assert [row["name"] for row in result["rows"]] == ["origin", "prune.width"]
+    assert [(one["gate"], one["action"], one["kept"]) for one in result["gates"]] == [
+        (1, "bisect", False),
+        (0, "go on", True),
+        (1, "go on", True),
+    ]
+
+
 def test_where_no_value_keeps_the_gate_the_run_stops(document: dict[str, Any], home: Path, write: Write) -> None:
     bisect = {"setting": "stages.0.ffn", "within": [0.1, 0.25], "probes": 2}
     gate = {"measure": "kl", "max": 0, "after": "stages.0", "breach": {"bisect": bisect}}
