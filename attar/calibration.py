@@ -8,6 +8,7 @@ SURE = 0.9  # probability of the likeliest token from which on a model counts as
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 
 
 def calibration_error(confidence: Floats, right: Bools, bins: int = BINS) -> float:
@@ -20,12 +21,24 @@ def calibration_error(confidence: Floats, right: Bools, bins: int = BINS) -> flo
         confidence: probability of the likeliest class of every prediction [n], n ≥ 1.
         right: whether that class was the true one [n].
     """
+    gaps = np.bincount(bins_of(confidence, bins), confidence - right)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def bins_of(confidence: Floats, bins: int = BINS) -> Ints:
+    """The bin of every prediction [n], from the least sure to the surest, all of them equally full."""
     order = np.argsort(confidence, kind="stable")
     edges = np.linspace(0, len(order), min(bins, len(order)) + 1).round().astype(np.int64)
-    gaps = np.add.reduceat(confidence[order] - right[order], edges[:-1])
-    return float(np.abs(gaps).sum() / len(order))
+    found = np.empty(len(order), dtype=np.int64)
+    found[order] = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+    return found
 
 
 def confidently_wrong(confidence: Floats, right: Bools) -> float:
     """Share of all predictions that had a confidence of at least :data:`SURE` and were wrong."""
-    return float(((confidence >= SURE) & ~right).mean())
+    return float(sure_and_wrong(confidence, right).mean())
+
+
+def sure_and_wrong(confidence: Floats, right: Bools) -> Bools:
+    """Which predictions these are [n]."""
+    return (confidence >= SURE) & ~right

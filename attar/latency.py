@@ -12,7 +12,7 @@ from statistics import median
 
 from torch import nn
 
-from attar.footprint import random_prompt, timed_pass
+from attar.speed import random_prompt, timed_pass
 from attar.suite import LATENCY_PASSES, Suite
 
 WARM_UP = 2  # tokens

@@ -23,9 +23,8 @@ FILE = "scores.json"
 class Scores:
     """One measure on n items: the mean over everything is sum(sums) ÷ sum(counts).
 
-    For a text an item's sum is over its scored tokens and the count is how many they are; for a question the count is
-    1 and the sum says how right the answer was. ``confidence`` is the mean probability that the model gave to what it
-    thought likeliest.
+    For a text an item's sum is over its scored tokens and the count is how many they are. For a question the count is
+    1, the sum says how right the answer was, and ``confidence`` is the probability of what the model thought likeliest.
     """
 
     ids: tuple[str, ...]
@@ -54,7 +53,6 @@ def by_owner(
     names: Sequence[str],
     owners: "npt.NDArray[np.int64]",
     values: "npt.NDArray[np.float64]",
-    confidence: "npt.NDArray[np.float64] | None" = None,
 ) -> Scores:
     """Scores of the items of which something was scored, from one value a token.
 
@@ -62,18 +60,14 @@ def by_owner(
         names: of all items.
         owners: index into ``names`` of the item that each scored token belongs to [tokens].
         values: what was measured there [tokens].
-        confidence: probability of the likeliest token there [tokens].
     """
     import numpy as np
 
     counts = np.bincount(owners, minlength=len(names))
     there = counts > 0
     sums = np.bincount(owners, values, minlength=len(names))[there]
-    sure = None
-    if confidence is not None:
-        sure = tuple((np.bincount(owners, confidence, minlength=len(names))[there] / counts[there]).tolist())
     ids = tuple(name for name, found in zip(names, there, strict=True) if found)
-    return Scores(ids, tuple(sums.tolist()), tuple(counts[there].tolist()), sure)
+    return Scores(ids, tuple(sums.tolist()), tuple(counts[there].tolist()))
 
 
 def save(scores: Mapping[str, Scores], folder: Path) -> Path:

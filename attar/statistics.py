@@ -104,6 +104,24 @@ def mean_interval(scores: Scores) -> tuple[float, float]:
     return _bounds(drawn[:, 0] / drawn[:, 1], len(sums))
 
 
+def gap_interval(bins: Sequence[Scores]) -> tuple[float, float]:
+    """95 % interval of a calibration error, Σ over bins |Σ over items| ÷ Σ of the counts, by bootstrap over items.
+
+    ``bins`` hold each item's summed gap in one bin and all its tokens as the count; which token is in which bin stays
+    as it was. What is drawn has noise more than what was seen, which makes gaps larger, so that the high end is too
+    high rather than too low, and the value may lie at the low one.
+    """
+    columns = [np.asarray(one.sums) for one in bins] + [np.asarray(bins[0].counts, dtype=np.float64)]
+
+    def error(sums: Floats) -> Floats:
+        return np.asarray(np.abs(sums[..., :-1]).sum(axis=-1) / sums[..., -1])
+
+    values = np.stack(columns, axis=1)
+    low, high = _bounds(error(_drawn(_generator(*columns), values)), len(values))
+    value = float(error(values.sum(axis=0)))
+    return min(low, value), max(high, value)
+
+
 def sign_flip(differences: Floats, generator: np.random.Generator) -> float:
     """Two-sided p of a sum of paired differences [items], under the null that either sign of each was as likely.
 
@@ -179,7 +197,7 @@ def _paired(result: Scores, origin: Scores) -> tuple[Floats, Floats]:
 def _drawn(generator: np.random.Generator, values: Floats) -> Floats:
     """Sums [resamples, columns] of n items drawn with replacement out of ``values`` [n, columns]."""
     n = len(values)
-    parts = [values[generator.integers(0, n, (rows, n))].sum(axis=1) for rows in _blocks(n)]
+    parts = [values[generator.integers(0, n, (rows, n))].sum(axis=1) for rows in _blocks(n * values.shape[1] // 2)]
     return np.concatenate(parts)
 
 

@@ -244,15 +244,10 @@ def _distance(one: Candidate, asked: Sequence[Gate], store: Store) -> float:
     """How far a candidate is from keeping the limits: the shares of them that it lacks, summed."""
     total = 0.0
     for gate in asked:
-        figure, higher = _figure(one, gate, store), MEASURES[gate.measure].higher
-        bar, relative = gates.limit(gate)
-        end = figure.low if higher else figure.high
-        value = figure.value if end is None or gate.bound == "value" else end
-        if value is None or (relative and not figure.origin):
+        held = gates.held(gate, _figure(one, gate, store))
+        if held is None:
             return float("inf")
-        bar *= figure.origin or 1.0 if relative else 1.0
-        lacking = bar - value if higher else value - bar
-        total += max(0.0, lacking) / (abs(bar) or 1.0)
+        total += max(0.0, held.lacking) / (abs(held.bar) or 1.0)
     return total
 
 

@@ -8,14 +8,17 @@
         breach: {bisect: {setting: stages.0.ffn, within: [0.05, 0.5], probes: 6}}
 
 What is judged is the bound of the interval that is nearer to the breach, so that a gate is not passed by luck: the low
-end against ``min``, the high end against ``max``. Measures that have no interval are judged by their value. Speeds,
-latencies and prices are those of one sequence at a time, or of a batch: ``p95/4`` with ``max: 60 ms``.
+end against ``min``, the high end against ``max``. A limit that is a multiple of the origin's figure (``1.05×``) is held
+against the interval of the ratio, in pairs over documents. What is measured on no documents has no interval (bytes,
+sizes, speeds, latencies, prices) and is judged by its value, and the decision says so. Speeds, latencies and prices are
+those of one sequence at a time, or of a batch: ``p95/4`` with ``max: 60 ms``.
 """
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -34,7 +37,8 @@ class Measure(NamedTuple):
     column: str
     unit: Unit
     higher: bool  # is better
-    scores: str = ""  # whose mean per document it is, where an interval is made of that
+    scores: str = ""  # per document, that its interval is made of
+    made: Literal["mean", "exp", "gaps"] = "mean"  # of them how: exp of their mean, or see statistics.gap_interval
     timed: bool = False  # taken only with measure.speed
     batch: str = ""  # the size of measure.batch_sizes that it is taken at
 
@@ -58,11 +62,11 @@ MEASURES = Measures(
         "ratio": Measure("compression_ratio", "times", True),
         "kl": Measure("kl", "nats", False, "kl/other"),
         "agreement": Measure("agreement", "share", True, "agreed/other"),
-        "perplexity_other": Measure("perplexity_other", "plain", False),
-        "perplexity_held_out": Measure("perplexity_held_out", "plain", False),
+        "perplexity_other": Measure("perplexity_other", "plain", False, "loss/other", "exp"),
+        "perplexity_held_out": Measure("perplexity_held_out", "plain", False, "loss/held-out", "exp"),
         "bits_per_byte": Measure("bits_per_byte", "plain", False, "bits/other"),
-        "calibration_error": Measure("calibration_error", "share", False),
-        "confidently_wrong": Measure("confidently_wrong", "share", False),
+        "calibration_error": Measure("calibration_error", "share", False, "gap/other", "gaps"),
+        "confidently_wrong": Measure("confidently_wrong", "share", False, "sure-wrong/other"),
         "prefill": Measure("prefill", "speed", True, timed=True),
         "decode": Measure("decode", "speed", True, timed=True),
         "first_token": Measure("first_token", "seconds", False, timed=True, batch="1"),
@@ -83,6 +87,7 @@ RELATIVE: tuple[Unit, ...] = (
     "price",
     "plain",
 )  # units whose limit may be a multiple of the origin's figure
+FEW = "there are too few documents for an interval"
 UNITS: dict[Unit, dict[str, float]] = {
     "share": {"": 1, "%": 0.01},
     "bytes": {"": 1, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
@@ -174,12 +179,24 @@ class Gate(_Part):
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured: a value, the ends of its interval where it has one, and the same of the origin."""
+    """What was measured: a value, the ends of its interval where it has one, and the value of the origin."""
 
     value: float | None
     low: float | None = None
     high: float | None = None
     origin: float | None = None
+    times: tuple[float, float] | None = None  # the interval of value ÷ origin, in pairs over documents
+    note: str = FEW  # why ends are missing that the measure may have
+
+
+class Held(NamedTuple):
+    """A number against a limit."""
+
+    value: float
+    bar: float
+    lacking: float  # to the limit; of what keeps it, 0 or less
+    end: bool  # the number is an end of an interval
+    paired: bool  # of that of the ratio to the origin's figure, as the limit is
 
 
 @dataclass(frozen=True)
@@ -241,22 +258,46 @@ def judge(gate: Gate, figure: Figure) -> Judgement:
     measure = MEASURES[gate.measure]
     if figure.value is None:
         return Judgement(False, f"{gate.rule}: {gate.measure} was not measured here, so nobody can tell")
-    value, (bar, relative) = figure.value, limit(gate)
-    end = figure.low if measure.higher else figure.high
-    judged = end if gate.bound == "interval" and end is not None else value
-    told = [f"{'low' if measure.higher else 'high'} end {_told(measure, judged)}"] if judged is end else []
-    if relative:
-        if not figure.origin:
-            return Judgement(False, f"{gate.rule}: the origin has no {gate.measure} to compare with")
+    found = held(gate, figure)
+    if found is None:
+        return Judgement(False, f"{gate.rule}: the origin has no {gate.measure} to compare with")
+    form, told = "{:.3f}×".format if found.paired else partial(_told, measure), list[str]()
+    if limit(gate)[1] and figure.origin is not None:
         told.append(f"the origin's is {_told(measure, figure.origin)}")
-        bar *= figure.origin
-    kept = judged >= bar if measure.higher else judged <= bar
+    if found.end:
+        apart = limit(gate)[1] and not found.paired
+        told.append(f"{'low' if measure.higher else 'high'} end {form(found.value)}")
+        told += [f"not in pairs: {figure.note}"] if apart else []
+    else:
+        told.append("judged by its value" + _why(gate, figure))
+    kept = found.lacking <= 0
     if not kept:
-        told.append(f"{'under' if measure.higher else 'over'} {_told(measure, bar)}")
-    elif gate.bound == "interval" and end is None and gate.measure in INTERVALS:
-        told.append("by its value: there are too few documents for an interval")
-    rest = f" ({', '.join(told)})" if told else ""
-    return Judgement(kept, f"{gate.rule} is {'kept' if kept else 'not kept'}: {_told(measure, value)}{rest}")
+        told.append(f"{'under' if measure.higher else 'over'} {form(found.bar)}")
+    text = f"{gate.rule} is {'kept' if kept else 'not kept'}: {_told(measure, figure.value)} ({', '.join(told)})"
+    return Judgement(kept, text)
+
+
+def held(gate: Gate, figure: Figure) -> Held | None:
+    """What is held against the limit; None where there is nothing, or no origin's figure that it is a multiple of."""
+    measure, (bar, relative) = MEASURES[gate.measure], limit(gate)
+    if figure.value is None or (relative and not figure.origin):
+        return None
+    side = 0 if measure.higher else 1
+    end = (figure.low, figure.high)[side] if gate.bound == "interval" else None
+    paired = relative and end is not None and figure.times is not None
+    if paired and figure.times is not None:
+        end = figure.times[side]
+    elif relative:
+        bar *= figure.origin or 1.0
+    value = figure.value if end is None else end
+    return Held(value, bar, bar - value if measure.higher else value - bar, end is not None, paired)
+
+
+def _why(gate: Gate, figure: Figure) -> str:
+    """Why a value is judged that has an interval otherwise."""
+    if gate.measure not in INTERVALS:
+        return ""
+    return ", as the gate asks" if gate.bound == "value" else f": {figure.note}"
 
 
 def _told(measure: Measure, value: float) -> str:

@@ -1,10 +1,12 @@
 """Gates at work: judges every step of a run, and where a gate is breached stops, bisects or puts a stage in.
 
-Every gate acts once, and stops the next time. What it changes is a recipe, which is planned anew: what the store has
-is not computed again.
+All gates of a step are judged before one acts, so that their order in the recipe decides nothing but which of two
+equals goes first: those that stop, then those that search, then those that put a stage in. Every gate acts once, and
+stops the next time. What it changes is a recipe, which is planned anew: what the store has is not computed again.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Sequence
 from typing import Any, NoReturn, Protocol
 
 from attar import scores
@@ -18,6 +20,8 @@ from pipelines.gates import MEASURES, Bisect, Decision, Figure, Gate, Insert, Ju
 from pipelines.plan import Plan, Step
 from pipelines.recipe import Recipe
 from pipelines.report import Row
+
+NONE = "no scores of documents are kept for it"
 
 
 class Carry(Protocol):
@@ -41,26 +45,35 @@ class Gatekeeper:
         """
         recipe = self.execution.plan.recipe
         chain = recipe.chain()
+        row, breached = self.execution.rows[step.index], list[tuple[int, Gate, Judgement]]()
         for number, gate in enumerate(recipe.gated()):
             if step.index not in gate_edits.places(gate, chain):
                 continue
-            judged = self._judge(gate, self.execution.rows[step.index])
+            judged = self._judge(gate, row)
             if judged.kept:
                 self.execution.decided(_decision(number, gate, step, judged, kept=True, action="go on"))
-                continue
-            if gate.breach == "stop":
-                self._stop(_decision(number, gate, step, judged))
-            act = self._bisect if isinstance(gate.breach, Bisect) else self._insert
-            return act(number, gate, step, judged)
+            else:
+                breached.append((number, gate, judged))
+        if stops := [
+            _decision(number, gate, step, judged) for number, gate, judged in breached if gate.breach == "stop"
+        ]:
+            self._stop(*stops)
+        # The setting that is searched is one of this step or before, so all is judged anew with what is found.
+        for kind, act in ((Bisect, self._bisect), (Insert, self._insert)):
+            for number, gate, judged in breached:
+                if isinstance(gate.breach, kind):
+                    return act(number, gate, step, judged)
         return step.index + 1 if step.index + 1 < len(self.execution.plan.steps) else None
 
     def _judge(self, gate: Gate, row: Row) -> Judgement:
         origin = self.execution.rows[0]
         return gates.judge(gate, figure(gate.measure, row, origin, self.execution.plan.home.store))
 
-    def _stop(self, decision: Decision) -> NoReturn:
-        self.execution.decided(decision)
-        raise GateFailed(f"gates.{decision.gate}: after {decision.label}: {decision.text}; what was made is kept")
+    def _stop(self, *decisions: Decision) -> NoReturn:
+        for decision in decisions:
+            self.execution.decided(decision)
+        told = "; ".join(f"gates.{one.gate}: after {one.label}: {one.text}" for one in decisions)
+        raise GateFailed(f"{told}; what was made is kept")
 
     def _insert(self, number: int, gate: Gate, step: Step, judged: Judgement) -> int:
         """Put the recovery in, and go on with it."""
@@ -140,27 +153,72 @@ class Gatekeeper:
 def figure(name: str, row: Row, origin: Row, store: Store) -> Figure:
     """What a row says of a measure, with an interval where there are documents enough for one."""
     measure = MEASURES[name]
-    low = high = None
+    value, before = _value(measure, row), _value(measure, origin)
     if name in ("headline", "perplexity_other", "perplexity_held_out") and row.note and row.verdict is None:
         return Figure(None)  # the two cannot be compared, and the note says why
     if name == "headline":
-        low, high = row.retained_low, row.retained_high
-    elif measure.scores:
-        low, high = _interval(scores.load(store.folder("evaluation", row.evaluation)), measure.scores)
-    return Figure(_value(measure, row), low, high, _value(measure, origin))
+        return Figure(value, row.retained_low, row.retained_high, before, note=gates.FEW if row.documents else NONE)
+    if not measure.scores:
+        return Figure(value, origin=before)
+    from attar import statistics  # numpy, which the command line does without until there is something to judge
+
+    scored = _scored(measure, row, store)
+    if not scored:
+        return Figure(value, origin=before, note=NONE)
+    if len(scored[0].ids) < statistics.FEWEST:
+        return Figure(value, origin=before)
+    low, high = _ends(measure, scored)
+    if measure.unit not in gates.RELATIVE:
+        return Figure(value, low, high, before)
+    times = _times(measure, scored, _scored(measure, origin, store))
+    return Figure(value, low, high, before, times, "" if times else "the origin was not measured on the same documents")
+
+
+def _scored(measure: Measure, row: Row, store: Store) -> list[Scores]:
+    """What the measure is made of, by document: one list, or one for each bin."""
+    found = scores.load(store.folder("evaluation", row.evaluation))
+    if measure.made != "gaps":
+        return [found[measure.scores]] if measure.scores in found else []
+    return [one for name, one in found.items() if name.startswith(f"{measure.scores}/")]
+
+
+def _ends(measure: Measure, scored: list[Scores]) -> tuple[float, float]:
+    """The interval of a figure, over documents."""
+    from attar import statistics
+
+    if measure.made == "gaps":
+        return statistics.gap_interval(scored)
+    low, high = statistics.mean_interval(scored[0])
+    return (_exp(low), _exp(high)) if measure.made == "exp" else (low, high)
+
+
+def _times(measure: Measure, scored: list[Scores], before: list[Scores]) -> tuple[float, float] | None:
+    """The interval of a figure ÷ the origin's, in pairs over documents, which of the origin itself is 1; None if none.
+
+    Models of different tokenizers have windows that begin and end elsewhere, so there are no pairs.
+    """
+    from attar import statistics
+
+    if not before:
+        return None
+    try:
+        if measure.made == "exp":
+            apart = statistics.difference(scored[0], before[0])
+            return _exp(apart.low), _exp(apart.high)
+        found = statistics.above_chance(scored[0], before[0])
+    except BadInput:
+        return None
+    return (found.low, found.high) if found else None
+
+
+def _exp(nats: float) -> float:
+    return math.exp(min(nats, 700.0))
 
 
 def _value(measure: Measure, row: Row) -> float | None:
     found: float | None
     found = row.batches.get(measure.batch, {}).get(measure.column) if measure.batch else getattr(row, measure.column)
     return found
-
-
-def _interval(scored: Mapping[str, Scores], name: str) -> tuple[float, float] | tuple[None, None]:
-    from attar import statistics  # numpy, which the command line does without until there is something to judge
-
-    found = scored.get(name)
-    return (None, None) if found is None or len(found.ids) < statistics.FEWEST else statistics.mean_interval(found)
 
 
 def _sizes(facts: Sequence[ModelFacts]) -> Hashable:

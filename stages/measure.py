@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from attar import architecture, machine, scores
-from attar.calibration import SURE
+from attar.calibration import SURE, bins_of, sure_and_wrong
 from attar.contention import Account
 from attar.data import Corpus, Measured, Split, open_corpus
 from attar.errors import StageFailed
@@ -22,13 +22,13 @@ from attar.events import Events
 from attar.exam import GENERATION, Exam, set_exam
 from attar.examining import ANSWERS, Found, examine
 from attar.fingerprint import hash_json
-from attar.footprint import measure_speed
 from attar.inputs import open_model
 from attar.latency import measure_latencies
 from attar.model import Model
 from attar.quality import Reference, TextQuality, measure_text
 from attar.scores import Scores
 from attar.slots import Slot
+from attar.speed import measure_speed
 from attar.stamp import KEY, stamp
 from attar.store import Artifact, Store
 from attar.waiting import Waiter
@@ -176,12 +176,13 @@ def _stamp(spec: MeasureSpec, model: Model, sat: Found, asked: dict[str, str]) -
 def _scores(text: str, quality: TextQuality, measured: Measured) -> dict[str, Scores]:
     """What was measured on every document of a text, by measure and text."""
     tokens, owners = quality.tokens, measured.owners[:, 1:].ravel()
-    found = {"loss": tokens.loss, "wrong": (~tokens.right).astype(np.float64)}
+    found = {"loss": tokens.loss, "sure-wrong": sure_and_wrong(tokens.confidence, tokens.right).astype(np.float64)}
     found |= {name: value for name, value in (("kl", tokens.kl), ("agreed", tokens.agreed)) if value is not None}
-    named = {
-        f"{name}/{text}": scores.by_owner(measured.names, owners, value, tokens.confidence if name == "wrong" else None)
-        for name, value in found.items()
-    }
+    named = {f"{name}/{text}": scores.by_owner(measured.names, owners, value) for name, value in found.items()}
+    gap, bins = tokens.confidence - tokens.right, bins_of(tokens.confidence)
+    for number in range(int(bins.max()) + 1):  # what the calibration error adds up, a bin at a time
+        inside = np.where(bins == number, gap, 0.0)
+        named[f"gap/{text}/{number}"] = scores.by_owner(measured.names, owners, inside)
     loss, size = named[f"loss/{text}"], dict(zip(measured.names, measured.text_bytes.tolist(), strict=True))
     spelled = [i for i, name in enumerate(loss.ids) if size[name]]  # an end of text alone stands for no byte
     bits = Scores(

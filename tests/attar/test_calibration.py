@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attar.calibration import calibration_error, confidently_wrong
+from attar.calibration import bins_of, calibration_error, confidently_wrong
 
 
 def test_a_model_right_as_often_as_it_says_has_next_to_no_error() -> None:
@@ -24,6 +24,15 @@ def test_bins_hold_equally_many_and_their_gaps_do_not_cancel() -> None:
     assert calibration_error(confidence, right, bins=2) == pytest.approx(0.9)
     assert calibration_error(confidence, right, bins=1) == pytest.approx(0.0)
     assert calibration_error(np.array([0.25]), np.array([True])) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(("items", "bins"), [(3, 15), (15, 15), (100, 15), (7, 2)])
+def test_bins_are_equally_full_and_in_the_order_of_confidence(items: int, bins: int) -> None:
+    confidence = np.random.default_rng(1).random(items)
+    found = bins_of(confidence, bins)
+    sizes = np.bincount(found)
+    assert len(sizes) == min(items, bins) and sizes.max() - sizes.min() <= 1
+    assert (np.diff(found[np.argsort(confidence)]) >= 0).all()
 
 
 def test_confidently_wrong_is_a_share_of_everything() -> None:

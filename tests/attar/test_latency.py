@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from attar.footprint import measure_speed, timed_pass
 from attar.latency import measure_latencies, percentile, summarize
 from attar.model import Model
+from attar.speed import measure_speed, timed_pass
 from attar.suite import LATENCY_PASSES, Suite
 from attar.tiny import tiny_model
 

@@ -56,8 +56,8 @@ def test_the_sections_of_a_long_document_are_one_item(tmp_path: Path, tokenizer_
 
 def test_scores_by_owner_add_up_and_leave_out_what_was_not_scored() -> None:
     values, owners = np.array([1.0, 2.0, 4.0, 8.0]), np.array([2, 0, 2, 0])
-    found = by_owner(["a", "b", "c"], owners, values, confidence=values / 10)
-    assert found == Scores(("a", "c"), (10.0, 5.0), (2, 2), (0.5, 0.25))
+    found = by_owner(["a", "b", "c"], owners, values)
+    assert found == Scores(("a", "c"), (10.0, 5.0), (2, 2))
     assert found.mean == values.mean()
 
 

@@ -14,6 +14,7 @@ from attar.statistics import (
     apart,
     difference,
     fewest_bounded,
+    gap_interval,
     mean_interval,
     perplexity_retained,
     sign_flip,
@@ -110,6 +111,30 @@ def test_intervals_hold_what_is_true_about_as_often_as_they_say(items: int) -> N
         found = difference(text(base + rng.normal(0.1, 0.2, items)), text(base))
         held += found.low <= 0.1 <= found.high
     assert 0.92 <= held / 400 <= 0.98
+
+
+def test_the_interval_of_a_single_bin_is_that_of_its_mean() -> None:
+    bin_ = text(GENERATOR(8).uniform(0.1, 0.3, 20))
+    assert gap_interval([bin_]) == pytest.approx(mean_interval(bin_), abs=1e-12)
+
+
+def test_gaps_of_bins_do_not_cancel_and_the_value_lies_in_their_interval() -> None:
+    rng = GENERATOR(9)
+    gaps, turned = rng.normal(0.2, 0.1, 20), rng.normal(-0.2, 0.1, 20)
+    low, high = gap_interval([text(gaps), text(turned)])
+    assert 0.2 < low < gaps.mean() - turned.mean() < high
+    for _ in range(20):  # no gaps but noise
+        bins = [text(rng.normal(0, 0.1, 20)) for _ in range(15)]
+        low, high = gap_interval(bins)
+        assert 0 < low <= sum(abs(one.mean) for one in bins) <= high
+
+
+def test_the_high_end_of_a_calibration_error_is_rarely_too_low() -> None:
+    rng, truth, low = GENERATOR(10), np.array([0.05, -0.1, 0.02, 0.0]), 0
+    for _ in range(100):
+        bins = [text(gap + rng.normal(0, 0.1, 12)) for gap in truth]
+        low += gap_interval(bins)[1] < np.abs(truth).sum()
+    assert low <= 5
 
 
 def test_retention_above_chance() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from pipelines import journal, report
@@ -120,6 +121,46 @@ def test_a_stage_that_is_put_in_is_judged_again_once(
     document["gates"] = [{"measure": "kl", "max": 0, "after": "stages.0", "breach": {"insert": rtn}}]
     done = run(write(document), home, "--no-track")  # which no stage mends
     assert done.returncode == 3 and "gates.0: after 2 quantize.rtn: kl ≤ 0 is not kept" in done.stderr
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_gate_that_stops_is_judged_wherever_it_is_listed(
+    document: dict[str, Any], home: Path, write: Write, turned: bool
+) -> None:
+    prune, rtn = document["stages"]
+    listed = [
+        {"measure": "kl", "max": 0, "after": "stages.0", "breach": {"insert": rtn}},
+        {"measure": "agreement", "min": 1, "after": "every"},
+        {"measure": "bytes", "max": "1 GB", "after": "every"},
+    ]
+    document |= {"stages": [prune], "gates": listed[::-1] if turned else listed}
+    done = run(write(document), home, "--no-track")
+    assert done.returncode == 3 and "gates.1: after 1 prune.width: agreement ≥ 1 is not kept" in done.stderr
+    (folder,) = home.glob("runs/*")
+    found = report.load(folder)
+    assert found is not None and [row.name for row in found.rows] == ["origin", "prune.width"]
+    assert {(one.rule, one.action) for one in found.gates} == {("bytes ≤ 1 GB", "go on"), ("agreement ≥ 1", "stop")}
+
+
+def test_what_is_searched_goes_before_what_is_put_in(
+    document: dict[str, Any], home: Path, tmp_path: Path, write: Write
+) -> None:
+    """With the value that is found, the stage that would be put in is not needed."""
+    prune, rtn = document["stages"]
+    planned = validate(document | {"stages": [prune | {"ffn": 0.5}]})
+    facts = make_plan(planned, Home(tmp_path / "planned"), complete=True).steps[-1].facts
+    insert = {"measure": "bytes", "max": facts.bytes + 500, "breach": {"insert": rtn}}
+    bisect = {"setting": "stages.0.ffn", "within": [0.7, 0.1], "probes": 3}
+    search = {"measure": "parameters", "max": facts.parameters, "breach": {"bisect": bisect}}
+    result = finished(
+        write(document | {"stages": [prune | {"ffn": 0.1}], "gates": [insert, search]}), home, "--no-track"
+    )
+    assert [row["name"] for row in result["rows"]] == ["origin", "prune.width"]
+    assert [(one["gate"], one["action"], one["kept"]) for one in result["gates"]] == [
+        (1, "bisect", False),
+        (0, "go on", True),
+        (1, "go on", True),
+    ]
 
 
 def test_where_no_value_keeps_the_gate_the_run_stops(document: dict[str, Any], home: Path, write: Write) -> None:

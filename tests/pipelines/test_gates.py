@@ -62,7 +62,17 @@ def test_the_bound_is_judged_and_not_the_value() -> None:
 
 def test_what_has_no_interval_is_judged_by_its_value_and_that_is_told() -> None:
     judged = gates.judge(gate(**HEADLINE), Figure(0.96))
-    assert judged.kept and "too few documents" in judged.text
+    assert judged.kept and "judged by its value: there are too few documents" in judged.text
+    told = gates.judge(gate(measure="bytes", max="100 MB"), Figure(2e8)).text
+    assert told == "bytes ≤ 100 MB is not kept: 200.0 MB (judged by its value, over 100.0 MB)"
+
+
+def test_a_multiple_is_held_against_the_interval_of_the_ratio() -> None:
+    wide = {"low": 0.9, "high": 1.2, "origin": 1.0}
+    assert kept(Figure(1.02, **wide, times=(1.01, 1.04)), measure="bits_per_byte", max="1.05×")
+    assert not kept(Figure(1.02, **wide, times=(1.01, 1.06)), measure="bits_per_byte", max="1.05×")
+    assert not kept(Figure(1.02, **wide, times=(1.01, 1.04)), measure="bits_per_byte", max=1.05)
+    assert not kept(Figure(1.06, **wide, times=(1.01, 1.04)), measure="bits_per_byte", max="1.05×", bound="value")
 
 
 @pytest.mark.parametrize("figure", [Figure(None), Figure(None, origin=10.0)])

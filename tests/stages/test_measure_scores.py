@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import null_sets
 
 from attar import scores
+from attar.calibration import BINS
 from attar.data import DataSettings
 from attar.errors import BadInput
 from attar.model import Model
@@ -60,8 +61,11 @@ def test_the_documents_add_up_to_the_result(home: Path, which: str) -> None:
         assert exp(loss.mean) == pytest.approx(result["perplexity"][text], rel=1e-9)
         assert sum(loss.counts) == result["scored_tokens"][text] == 12 * 255
         assert scored[f"bits/{text}"].mean == pytest.approx(result["bits_per_byte"][text], rel=1e-9)
-        assert 0 <= result["confidently_wrong"][text] <= scored[f"wrong/{text}"].mean <= 1
-        assert 0 <= result["calibration_error"][text] <= 1 and scored[f"wrong/{text}"].confidence is not None
+        assert scored[f"sure-wrong/{text}"].mean == pytest.approx(result["confidently_wrong"][text], abs=1e-12)
+        bins = [one for name, one in scored.items() if name.startswith(f"gap/{text}/")]
+        assert len(bins) == BINS and sum(abs(one.mean) for one in bins) == pytest.approx(
+            result["calibration_error"][text], rel=1e-9
+        )
         if which == "noised":
             assert scored[f"kl/{text}"].mean == pytest.approx(result["kl"][text], rel=1e-9)
             assert scored[f"agreed/{text}"].mean == pytest.approx(result["agreement"][text], rel=1e-9)
