@@ -104,6 +104,22 @@ def mean_interval(scores: Scores) -> tuple[float, float]:
     return _bounds(drawn[:, 0] / drawn[:, 1], len(sums))
 
 
+def share_interval(scores: Scores) -> tuple[float, float] | None:
+    """95 % interval of one model's own share of right answers; None of fewer than :data:`FEWEST`.
+
+    Where all items agree at 0 or 1 every draw is the same, and the interval is the exact one (Clopper and Pearson 1934,
+    Biometrika 26:404-413), which holds for parts of an answer, too: a mean below m shows n whole ones at most mⁿ times.
+    """
+    items = len(scores.ids)
+    if items < FEWEST:
+        return None
+    found = {total / count for total, count in zip(scores.sums, scores.counts, strict=True)}
+    end = float((LEVEL / 2) ** (1 / items))
+    if found == {1.0}:
+        return end, 1.0
+    return (0.0, 1 - end) if found == {0.0} else mean_interval(scores)
+
+
 def sign_flip(differences: Floats, generator: np.random.Generator) -> float:
     """Two-sided p of a sum of paired differences [items], under the null that either sign of each was as likely.
 
