@@ -97,13 +97,6 @@ def above_chance(result: Scores, origin: Scores, chance: float = 0.0) -> Compari
     return Comparison(float(1 + differences.sum() / base.sum()), low, high, p, verdict, len(differences), note)
 
 
-def mean_interval(scores: Scores) -> tuple[float, float]:
-    """95 % interval of one model's own mean, by bootstrap over items."""
-    sums, counts = np.asarray(scores.sums), np.asarray(scores.counts, dtype=np.float64)
-    drawn = _drawn(_generator(sums, counts), np.stack([sums, counts], axis=1))
-    return _bounds(drawn[:, 0] / drawn[:, 1], len(sums))
-
-
 def share_interval(scores: Scores) -> tuple[float, float] | None:
     """95 % interval of one model's own share of right answers; None of fewer than :data:`FEWEST`.
 
@@ -118,6 +111,13 @@ def share_interval(scores: Scores) -> tuple[float, float] | None:
     if found == {1.0}:
         return end, 1.0
     return (0.0, 1 - end) if found == {0.0} else mean_interval(scores)
+
+
+def mean_interval(scores: Scores) -> tuple[float, float]:
+    """95 % interval of one model's own mean, by bootstrap over items."""
+    sums, counts = np.asarray(scores.sums), np.asarray(scores.counts, dtype=np.float64)
+    drawn = _drawn(_generator(sums, counts), np.stack([sums, counts], axis=1))
+    return _bounds(drawn[:, 0] / drawn[:, 1], len(sums))
 
 
 def sign_flip(differences: Floats, generator: np.random.Generator) -> float:

@@ -60,7 +60,7 @@ def require(recipe: "Recipe", facts: Sequence[ModelFacts]) -> None:
             if why and gate.measure in (BESIDE | PER_TOKEN if cut else BESIDE):
                 raise BadInput(
                     f"gates.{number}: {gate.measure} after {place} {chain[place - 1].stage.stage} cannot be judged: "
-                    f"{why} of the origin and this model; judge bits_per_byte{'' if cut else ' or headline'}"
+                    f"{why} of the origin and this model; judge {'bits_per_byte by a number' if cut else 'headline'}"
                 )
         if gate.breach != "stop":
             continue
