@@ -57,13 +57,13 @@ def docstrings(progress: Progress | None = None) -> list[Document]:
     return documents
 
 
-def modules(package: str, kind: str = "py") -> Iterator[tuple[str, Path]]:
-    """(dotted name, file) of a package's modules, sorted; of kind ``pyi`` their stubs."""
+def modules(package: str, kind: str = "py", skipped: frozenset[str] = SKIPPED) -> Iterator[tuple[str, Path]]:
+    """(dotted name, file) of a package's modules, sorted, without those ``skipped``; of kind ``pyi`` their stubs."""
     spec = find_spec(package)  # a top-level name: found without importing it
     for root in sorted((spec.submodule_search_locations or []) if spec else []):
         for path in sorted(Path(root).rglob(f"*.{kind}")):
             parts = (package, *path.relative_to(root).with_suffix("").parts)
-            if SKIPPED.isdisjoint(parts):
+            if skipped.isdisjoint(parts):
                 yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 

@@ -18,6 +18,8 @@ from attar.data.embedded import ATTACHED, LIBRARIES
 from attar.waiting import ANYBODY, Waiter
 
 VERSION = 1  # bump when other names are found in the same libraries
+# What a library offers for tests of others is its own, too; what its own tests are made of is nobody's business.
+_SKIPPED = embedded.SKIPPED - {"testing"} | {"_internal"}
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 Names = dict[str, frozenset[str]]
@@ -44,7 +46,7 @@ def _of_library(package: str) -> set[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other people's escapes
         for kind in ("py", "pyi"):
-            for _, path in embedded.modules(package, kind):
+            for _, path in embedded.modules(package, kind, _SKIPPED):
                 try:
                     found |= names_in(ast.parse(path.read_bytes()), package)
                 except (SyntaxError, ValueError, OSError):
