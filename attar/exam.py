@@ -12,6 +12,7 @@ from attar import lm_eval_folder
 from attar.choices import questions
 from attar.data import Corpus
 from attar.data.corpus import Progress, library_documents
+from attar.data.library_names import library_names
 from attar.errors import BadInput
 from attar.fingerprint import hash_json
 from attar.library_facts import facts
@@ -82,7 +83,8 @@ def set_exam(
             tasks.append(Choosing("describes/hard", _enough(questions(documents, "hard", half), half, "choices")))
         if suite.facts:
             # A library's name is one word: what a model makes likeliest as a whole is what it would say.
-            asked = _enough(facts(documents, suite.facts), suite.facts, "facts")
+            names = library_names(cache, waiter)
+            asked = _enough(facts(documents, suite.facts, names), suite.facts, "facts")
             tasks.append(Choosing("facts", asked, per_token=False))
     tasks += read_tasks(suite.tasks, suite.answer_tokens)
     prompts = made_prompts(corpus.documents("held-out"), suite.generation, seed=0) if suite.generation else []

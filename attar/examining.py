@@ -1,4 +1,4 @@
-"""Lets a model sit an exam: what it picks and what it writes, as figures with intervals and as scores per item."""
+"""Lets a model sit an exam: what it picks and what it writes, as figures and as scores per item."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,6 @@ from attar.responses.decoding import Decoding
 from attar.responses.generation import answer_all
 from attar.responses.prompts import Prompt
 from attar.scores import Scores, of_answers
-from attar.statistics import mean_interval
 from attar.user_tasks import is_right
 
 BATCH = 8  # answers written at the same time
@@ -40,10 +39,9 @@ class Found:
     )
 
     def add(self, name: str, scores: Scores, lower_is_better: bool = False, **more: Any) -> None:
-        """A measure on items, with its mean and the 95 % interval of that over items."""
-        low, high = mean_interval(scores)
-        told = {"value": scores.mean, "low": low, "high": high, "items": len(scores.ids)}
-        self.figures[name] = {**told, "lower_is_better": lower_is_better, **more}
+        """A measure on items, with its mean; intervals are made of the scores by who shows them."""
+        told = {"value": scores.mean, "items": len(scores.ids), "lower_is_better": lower_is_better}
+        self.figures[name] = {**told, **more}
         self.scores[name] = scores
 
 

@@ -98,6 +98,17 @@ class ModelFacts:
     def ffn(self) -> int:
         return self.numbers.ffn
 
+    def apart(self, other: "ModelFacts") -> str | None:
+        """Why next-token distributions of two models cannot be held against each other; None where they can.
+
+        Heads that are padded to different sizes are apart, too: what a row beyond the tokens stands for, nobody says.
+        """
+        if self.tokenizer != other.tokenizer:
+            return "the tokenizer.json differs"
+        if self.vocabulary != other.vocabulary:
+            return f"the vocabulary differs ({self.vocabulary:,} and {other.vocabulary:,} rows)"
+        return None
+
     @property
     def vocabulary(self) -> int:
         return self.numbers.vocabulary

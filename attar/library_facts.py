@@ -6,7 +6,7 @@ naming always the same one is no better than chance.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from attar.choices import leaf, not_held_out
 from attar.data import Document
@@ -18,14 +18,20 @@ QUESTION = "The Python function or class `{name}` is part of the library"
 SHORTEST = 4  # characters of a name
 
 
-def facts(documents: Sequence[Document], count: int, seed: int = 0) -> list[Question]:
+def facts(
+    documents: Sequence[Document], count: int, names: Mapping[str, Collection[str]], seed: int = 0
+) -> list[Question]:
     """At most ``count`` questions about functions and classes, as many of each library as of any other.
 
-    The same for the same seed; fewer are a prefix of more. A name that another library has too, or that holds a
-    library's name, is not asked about. Functions of modules that nothing is trained on come first.
+    The same for the same seed; fewer are a prefix of more. A name that another library has too (by ``names``, library
+    → all that it defines, see :mod:`attar.data.library_names`), or that holds a library's name, is not asked about.
+    Functions of modules that nothing is trained on come first.
     """
     spoken = sorted(LIBRARIES.values())  # as people call them: scikit-learn, not sklearn
     owners: dict[str, set[str]] = defaultdict(set)
+    for library, defined in names.items():
+        for name in defined:
+            owners[name.lower()].add(library)
     for document in documents:
         owners[leaf(document.name).lower()].add(_library(document.name))
     asked: dict[str, list[Document]] = defaultdict(list)

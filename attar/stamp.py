@@ -1,7 +1,10 @@
-"""Comparability stamp: what two results must have in common before one may be called better than the other."""
+"""Comparability stamp: what two results must have in common before one may be called better than the other.
+
+The version of ``tokenizers`` is no part of it, as it is none of an evaluation's name: the same tokenizer.json cuts the
+same text alike, and the counts of tokens of every document, which a comparison in pairs looks at, would tell if not.
+"""
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from attar.fingerprint import environment_versions, hash_json
@@ -35,8 +38,19 @@ def stamp(**parts: Any) -> dict[str, Any]:
     ``parts`` are plain JSON, by the names in :data:`PARTS`; a part that a result does not have (no questions were
     asked, no speed was measured) is left out or None.
     """
-    told = {"libraries": _libraries(), **{name: value for name, value in parts.items() if value is not None}}
+    told = {"libraries": environment_versions(), **{name: value for name, value in parts.items() if value is not None}}
     return {**told, HASH: hash_json(told)}
+
+
+def stamp_of(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The stamp of a result (of ``result.json``), without what stamps once held beyond that; None of one without."""
+    told = result.get(KEY)
+    if not told:
+        return None
+    kept = {part: value for part, value in told.items() if part != HASH}
+    if libraries := kept.get("libraries"):
+        kept["libraries"] = {name: found for name, found in libraries.items() if name != "tokenizers"}
+    return {**kept, HASH: hash_json(kept)}
 
 
 def comparable(a: Mapping[str, Any], b: Mapping[str, Any], measure: str) -> str | None:
@@ -47,7 +61,7 @@ def comparable(a: Mapping[str, Any], b: Mapping[str, Any], measure: str) -> str 
     """
     name = measure.partition("/")[0]
     needed = PARTS.get(name, _QUESTIONS)
-    one, two = a.get(KEY), b.get(KEY)
+    one, two = stamp_of(a), stamp_of(b)
     if not needed:
         return None
     if not one or not two:
@@ -65,7 +79,7 @@ def comparable(a: Mapping[str, Any], b: Mapping[str, Any], measure: str) -> str 
 
 def group(result: Mapping[str, Any], measure: str) -> str | None:
     """What results comparable in a measure have in common, as one hash; None of a result without a stamp."""
-    told = result.get(KEY)
+    told = stamp_of(result)
     return hash_json({part: told.get(part) for part in PARTS[measure]}) if told else None
 
 
@@ -73,13 +87,3 @@ def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {entry}" for name, entry in value.items())
     return "nothing" if value is None else str(value)
-
-
-def _libraries() -> dict[str, str]:
-    """major.minor of everything that a measure's numbers go through."""
-    found = environment_versions()
-    try:
-        found["tokenizers"] = ".".join(version("tokenizers").split(".")[:2])
-    except PackageNotFoundError:
-        found["tokenizers"] = "absent"
-    return found

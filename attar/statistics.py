@@ -97,6 +97,22 @@ def above_chance(result: Scores, origin: Scores, chance: float = 0.0) -> Compari
     return Comparison(float(1 + differences.sum() / base.sum()), low, high, p, verdict, len(differences), note)
 
 
+def share_interval(scores: Scores) -> tuple[float, float] | None:
+    """95 % interval of one model's own share of right answers; None of fewer than :data:`FEWEST`.
+
+    Where all items agree at 0 or 1 every draw is the same, and the interval is the exact one (Clopper and Pearson 1934,
+    Biometrika 26:404-413), which holds for parts of an answer, too: a mean below m shows n whole ones at most mⁿ times.
+    """
+    items = len(scores.ids)
+    if items < FEWEST:
+        return None
+    found = {total / count for total, count in zip(scores.sums, scores.counts, strict=True)}
+    end = float((LEVEL / 2) ** (1 / items))
+    if found == {1.0}:
+        return end, 1.0
+    return (0.0, 1 - end) if found == {0.0} else mean_interval(scores)
+
+
 def mean_interval(scores: Scores) -> tuple[float, float]:
     """95 % interval of one model's own mean, by bootstrap over items."""
     sums, counts = np.asarray(scores.sums), np.asarray(scores.counts, dtype=np.float64)

@@ -256,11 +256,11 @@ def batch_rows(count: int, size: int, seed: int, step: int) -> npt.NDArray[np.in
 
 
 def _require_same_tokens(student: "Model", teacher: "Model") -> None:
-    if (student.facts.vocabulary, student.facts.tokenizer) != (teacher.facts.vocabulary, teacher.facts.tokenizer):
+    if why := teacher.facts.apart(student.facts):
         raise BadInput(
-            f"the tokenizer of the teacher {teacher.folder} differs from that of the student {student.folder}, so "
-            "their next-token distributions cannot be compared; choose a teacher with the same tokenizer, or let this "
-            "one write answers with generate.responses and learn from them with distill.response"
+            f"{why} of the teacher {teacher.folder} and the student {student.folder}, so their next-token "
+            "distributions cannot be compared; choose a teacher with the same tokenizer.json and vocabulary, or let "
+            "this one write answers with generate.responses and learn from them with distill.response"
         )
 
 

@@ -24,6 +24,7 @@ def warnings(steps: Sequence["Step"], machine: Machine) -> list[str]:
         found += _pruning(before, step, steps[step.index + 1 :])
         found += _student(step, steps)
         found += _adapter(before, step)
+        found += _apart(before, step, steps[0])
     return found + _memory(steps, machine)
 
 
@@ -67,6 +68,15 @@ def _adapter(before: "Step", step: "Step") -> list[str]:
         f"{step.label} keeps an adapter beside the integers: peft opens it, and a runtime that is not told of it "
         "serves the model without it; finetune.scales needs none"
     ]
+
+
+def _apart(before: "Step", step: "Step", origin: "Step") -> list[str]:
+    why = step.facts.apart(origin.facts)
+    if why is None or before.facts.apart(origin.facts):
+        return []
+    cut = step.facts.tokenizer != origin.facts.tokenizer
+    more = ", and retained quality is told by bits per byte, without an interval" if cut else ""
+    return [f"{step.label}: {why} from here on, so KL to the origin and agreement with it are not measured{more}"]
 
 
 def _memory(steps: Sequence["Step"], machine: Machine) -> list[str]:

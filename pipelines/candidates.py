@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from attar.errors import BadInput, StageFailed, nearest
-from attar.stamp import HASH, KEY, group
+from attar.stamp import HASH, KEY, group, stamp_of
 from attar.store import MANIFEST, Artifact, Store
 from pipelines import journal, report
 from pipelines.home import Home
@@ -160,7 +160,7 @@ class _Origin:
                 row = report.make_row(0, "origin", True, folder, model, found.fingerprint, store, here)
             else:
                 continue
-            rows[result[KEY][HASH]] = row
+            rows[_stamp(result)] = row
             reference = here or reference
         return cls(name or next(iter(rows.values())).folder, rows, reference) if rows else None
 
@@ -183,6 +183,10 @@ def _group(store: Store, entries: list[Entry], told: dict[str, _Told], folders: 
     return Group(origin.name, how, tuple(sorted(newest.values(), key=lambda one: one.when, reverse=True)))
 
 
+def _stamp(result: dict[str, Any]) -> str:
+    return str((stamp_of(result) or {}).get(HASH))
+
+
 def _how(result: dict[str, Any]) -> str:
     stamp = result[KEY]
     return f"{stamp.get('windows')} windows of {stamp.get('length')} tokens, {stamp.get('dtype')}"
@@ -196,7 +200,7 @@ def _candidate(
     made = store.find("model", model) if model != found.inputs["origin"] else None
     if made is None:
         return None
-    beside = origin.rows.get(result[KEY][HASH]) or next(iter(origin.rows.values()))
+    beside = origin.rows.get(_stamp(result)) or next(iter(origin.rows.values()))
     if told is not None and told.row is not None:
         row = replace(told.row, folder=str(made.folder))
         return Candidate(row, beside, result, told.when, told.run, told.recipe, told.refused)

@@ -14,7 +14,7 @@ from attar.credentials import without_credentials
 from attar.data.settings import EMBEDDED, TOPICS
 from attar.errors import BadInput
 from attar.parts import bits_per_weight, bytes_by_part
-from attar.stamp import HASH, KEY
+from attar.stamp import HASH, KEY, stamp_of
 from pipelines import task_figures
 from pipelines.lineage import Lineage
 from pipelines.report import HELD_OUT, OTHER, Row, interval
@@ -167,7 +167,7 @@ def _meaning(row: Row) -> str:
 def _measured(made: Lineage) -> str:
     """On what, in the stamp's words."""
     result = made.result
-    stamp = (result or {}).get(KEY)
+    stamp = stamp_of(result or {})
     if result is None or not stamp:
         return "How it was measured is no longer in the store."
     data = (made.recipe or {}).get("data", {})
@@ -221,5 +221,5 @@ def limits(made: Lineage) -> str:
     )
     lines.append("- Not measured: other languages and kinds of text, instructions followed over several turns, safety.")
     if row.retained_low is None and row.verdict is None:
-        lines.append("- There is no interval: too few documents, or the origin's scores are missing.")
+        lines.append("- There is no interval: too few documents, another tokenizer, or no scores of the origin.")
     return "\n".join(["## Limits", "", *lines])

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pipelines.recipe import Recipe
 
 MARGIN = 0.01  # a plan's bytes are right to the headers of the files
+# Measures that need the origin's next-token distributions, and those that need its tokens.
+BESIDE = frozenset({"kl", "agreement"})
+PER_TOKEN = frozenset({"headline", "perplexity_other", "perplexity_held_out"})
 
 
 def variants(recipe: "Recipe", check: Callable[[tuple[Link, ...]], None]) -> Iterator[tuple[Link, ...]]:
@@ -45,9 +48,20 @@ def facts_of(recipe: "Recipe", steps: Sequence["Step"]) -> list[ModelFacts]:
 
 
 def require(recipe: "Recipe", facts: Sequence[ModelFacts]) -> None:
-    """Refuse a gate that stops the run and is sure to be breached: bytes, parameters and ratio are known by now."""
+    """Refuse a gate that nobody could judge, and one that stops the run and is sure to be breached.
+
+    Whether a model can be held against the origin is known by now, and so are bytes, parameters and ratio.
+    """
     chain = recipe.chain()
     for number, gate in enumerate(recipe.gated()):
+        for place in gate_edits.places(gate, chain):
+            why = facts[place].apart(facts[0])
+            cut = facts[place].tokenizer != facts[0].tokenizer
+            if why and gate.measure in (BESIDE | PER_TOKEN if cut else BESIDE):
+                raise BadInput(
+                    f"gates.{number}: {gate.measure} after {place} {chain[place - 1].stage.stage} cannot be judged: "
+                    f"{why} of the origin and this model; judge {'bits_per_byte by a number' if cut else 'headline'}"
+                )
         if gate.breach != "stop":
             continue
         for place in gate_edits.places(gate, chain):

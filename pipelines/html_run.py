@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from attar.stamp import HASH, KEY
+from attar.stamp import HASH, stamp_of
 from attar.store import Store
 from pipelines import cost_figures, samples, step_inputs, task_figures
 from pipelines.asked_runs import Shown
@@ -242,7 +242,7 @@ def _circumstances(one: Shown, store: Store) -> list[tuple[str, str]]:
     measured = store.find("evaluation", one.report.final.evaluation)
     if measured is not None:
         result: dict[str, Any] = json.loads((measured.folder / "result.json").read_text())
-        stamp = result.get(KEY, {})
+        stamp = stamp_of(result) or {}
         parts = {name: value for name, value in stamp.items() if name not in (HASH, "libraries")}
         found.append(("versions", _told(measured.manifest.get("versions", {}))))
         found += [("stamp", f"{stamp.get(HASH, '–')}: {_told(parts)}")]

@@ -4,20 +4,22 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from math import exp, log
 from pathlib import Path
 from typing import Any
 
 from attar import scores
 from attar.checkpoint import read_facts
-from attar.errors import StageFailed
+from attar.errors import BadInput, StageFailed
 from attar.scores import Scores
-from attar.stamp import HASH, KEY, comparable, group
+from attar.stamp import HASH, KEY, comparable, group, stamp_of
 from attar.store import Artifact, Store
 from pipelines import cost_figures, journal, task_figures
 from pipelines.gates import Decision
 from pipelines.markdown_table import markdown_table
 
 HELD_OUT, OTHER = "held-out", "other"
+BY_BYTES = "retained quality is by bits per byte, without an interval, for the tokenizer is not the origin's"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Row:
     compression_ratio: float
     perplexity_held_out: float
     perplexity_other: float
-    retained: float  # headline: min(1, origin ÷ result) of the perplexity on the other-kind text
+    retained: float  # headline: min(1, origin ÷ result) of the perplexity on the other-kind text, see kept
     adaptation: float  # origin ÷ result - 1 on held-out text where that is positive: learned, not retained
     kl: float | None  # nats per token, on the other-kind text
     agreement: float | None  # top-1, on the other-kind text
@@ -110,18 +112,15 @@ class Reference:
     """The origin's figures that every row is compared with."""
 
     bytes: int  # of the origin in bf16
-    held_out: float  # perplexities
-    other: float
-    result: Mapping[str, Any] = field(default_factory=dict)
-    scores: Mapping[str, Scores] = field(default_factory=dict)
+    result: Mapping[str, Any]
+    scores: Mapping[str, Scores]
 
     @classmethod
     def read(cls, folder: Path, evaluation: str, store: Store) -> "Reference":
         """From the origin's folder and its evaluation."""
         result = _result(_evaluation(evaluation, store))
-        perplexity = result["perplexity"]
         scored = scores.load(store.folder("evaluation", evaluation))
-        return cls(read_facts(folder).bf16_bytes, perplexity[HELD_OUT], perplexity[OTHER], result, scored)
+        return cls(read_facts(folder).bf16_bytes, result, scored)
 
 
 def make_row(
@@ -163,8 +162,8 @@ def make_row(
         compression_ratio=origin.bytes / facts.bytes,
         perplexity_held_out=perplexity[HELD_OUT],
         perplexity_other=perplexity[OTHER],
-        retained=min(1.0, origin.other / perplexity[OTHER]),
-        adaptation=max(0.0, origin.held_out / perplexity[HELD_OUT] - 1),
+        retained=min(1.0, kept(result, origin.result, OTHER)),
+        adaptation=max(0.0, kept(result, origin.result, HELD_OUT) - 1),
         kl=result["kl"][OTHER],
         agreement=result["agreement"][OTHER],
         prefill=result["prefill_tokens_per_second"],
@@ -178,11 +177,30 @@ def make_row(
         bits_per_byte=result.get("bits_per_byte", {}).get(OTHER),
         calibration_error=result.get("calibration_error", {}).get(OTHER),
         confidently_wrong=result.get("confidently_wrong", {}).get(OTHER),
-        stamp=result.get(KEY, {}).get(HASH),
+        stamp=(stamp_of(result) or {}).get(HASH),
         group=group(result, "retained"),
         tasks={} if dataset else task_figures.compared(result, scored, origin.result, origin.scores),
         **({} if dataset else costs),
     )
+
+
+def kept(result: Mapping[str, Any], origin: Mapping[str, Any], text: str) -> float:
+    """Perplexity of ``origin`` ÷ that of ``result`` on a text, not capped at 1.
+
+    Perplexities of a token compare where the tokens are the same. Of another tokenizer the model's is taken for as many
+    bytes as a token of the origin's has, by the bits per byte of both, so that the two figures mean the same: with one
+    tokenizer it is the plain ratio.
+    """
+    base = origin["perplexity"][text]
+    if not _cut_otherwise(result, origin):
+        return float(base / result["perplexity"][text])
+    more = result["bits_per_byte"][text] / origin["bits_per_byte"][text] - 1
+    return exp(max(-700.0, -log(base) * more))
+
+
+def _cut_otherwise(result: Mapping[str, Any], origin: Mapping[str, Any]) -> bool:
+    one, two = (stamp.get("tokenizer") for stamp in (result.get(KEY, {}), origin.get(KEY, {})))
+    return one is not None and two is not None and one != two
 
 
 def _compared(result: dict[str, Any], scored: Mapping[str, Scores], origin: Reference) -> dict[str, Any]:
@@ -192,17 +210,23 @@ def _compared(result: dict[str, Any], scored: Mapping[str, Scores], origin: Refe
     loss = f"loss/{OTHER}"
     if loss not in scored or loss not in origin.scores or result == origin.result:
         return {}
+    if _cut_otherwise(result, origin.result) and comparable(origin.result, result, "bits_per_byte") is None:
+        return {"note": BY_BYTES}
     if why := comparable(origin.result, result, "retained"):
         return {"note": why}
-    found = statistics.perplexity_retained(scored[loss], origin.scores[loss])
+    try:
+        found = statistics.perplexity_retained(scored[loss], origin.scores[loss])
+    except BadInput as error:
+        return {"note": str(error)}
     told = found.items >= statistics.FEWEST  # of fewer, bounds would promise what they cannot keep
+    apart = result.get("not_beside_origin")
     return {
         "retained_low": min(1.0, found.low) if told else None,
         "retained_high": min(1.0, found.high) if told else None,
         "verdict": found.verdict,
         "p_value": found.p,
         "documents": found.items,
-        "note": found.note,
+        "note": found.note or (f"no KL to the origin and no agreement with it, for {apart}" if apart else None),
     }
 
 

@@ -53,11 +53,10 @@ class Roles:
                 f"{link.where}: {stage.stage}: the teacher {spec} is the very model that would learn, so there is "
                 "nothing to learn at alpha=1; put the stage after one that changes the model, or lower alpha"
             )
-        same = teacher.facts.tokenizer == source.facts.tokenizer
-        if not same or teacher.facts.vocabulary != source.facts.vocabulary:
+        if why := teacher.facts.apart(source.facts):
             raise BadInput(
-                f"{link.where}: {stage.stage}: the tokenizer of the teacher {spec} differs from the student's, so "
-                "their next-token distributions cannot be compared; choose a teacher with the same tokenizer.json, or "
+                f"{link.where}: {stage.stage}: {why} of the teacher {spec} and the student, so their next-token "
+                "distributions cannot be compared; choose a teacher with the same tokenizer.json and vocabulary, or "
                 "let this one write answers with generate.responses and learn from them with distill.response"
             )
         return teacher

@@ -92,8 +92,8 @@ def _measure(
     peak = machine.peak_memory(spec.machine.device)  # before quality, whose buffers no server would hold
     latencies = measure_latencies(model, model_on_disk.facts.vocabulary, suite, timed)
     lost = account.lost_since() if suite.speed else None
-    comparable = model_on_disk.facts.tokenizer == origin.facts.tokenizer
-    kept = _origin_hidden(spec, store) if comparable else {}
+    apart = model_on_disk.facts.apart(origin.facts)
+    kept = {} if apart else _origin_hidden(spec, store)
     texts: dict[str, Measured] = {
         text: corpus.measured(text, model_on_disk.tokenizer_file, suite.windows, suite.length, seed=0) for text in TEXTS
     }
@@ -128,6 +128,7 @@ def _measure(
         "confident_from": SURE,
         "kl": {t: q.kl if kept or itself else None for t, q in qualities.items()},
         "agreement": {t: q.agreement if kept or itself else None for t, q in qualities.items()},
+        **({"not_beside_origin": apart} if apart else {}),  # why there is neither
         "scored_tokens": {t: q.scored_tokens for t, q in qualities.items()},
         "prefill_tokens_per_second": speed.prefill if speed else None,
         "decode_tokens_per_second": speed.decode if speed else None,

@@ -188,10 +188,14 @@ def open_corpus(
     return Corpus(source, other, settings.source, settings.other)
 
 
+def library_key(builder: int) -> str:
+    """Hash of what is read out of the installed libraries depends on, beside the version of what reads it."""
+    return hash_json({"builder": builder, "python": sys.version_info[:2], **embedded.library_versions()})
+
+
 def library_file(cache: Path) -> Path:
     """Where the docstrings of the installed libraries are kept."""
-    key = hash_json({"builder": embedded.VERSION, "python": sys.version_info[:2], **embedded.library_versions()})
-    return cache / f"embedded-{key}.json"
+    return cache / f"embedded-{library_key(embedded.VERSION)}.json"
 
 
 def library_documents(cache: Path, progress: Progress | None = None, waiter: Waiter = ANYBODY) -> list[Document]:

@@ -46,7 +46,7 @@ def docstrings(progress: Progress | None = None) -> list[Document]:
     ``progress`` is called with (files done, files in all). Raises :class:`BadInput` when a library is missing.
     """
     library_versions()
-    files = [entry for package in sorted(LIBRARIES) for entry in _modules(package)]
+    files = [entry for package in sorted(LIBRARIES) for entry in modules(package)]
     documents: list[Document] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other people's escapes; as errors they would drop files
@@ -57,13 +57,13 @@ def docstrings(progress: Progress | None = None) -> list[Document]:
     return documents
 
 
-def _modules(package: str) -> Iterator[tuple[str, Path]]:
-    """(dotted name, file) of a package's modules, sorted."""
+def modules(package: str, kind: str = "py", skipped: frozenset[str] = SKIPPED) -> Iterator[tuple[str, Path]]:
+    """(dotted name, file) of a package's modules, sorted, without those ``skipped``; of kind ``pyi`` their stubs."""
     spec = find_spec(package)  # a top-level name: found without importing it
     for root in sorted((spec.submodule_search_locations or []) if spec else []):
-        for path in sorted(Path(root).rglob("*.py")):
+        for path in sorted(Path(root).rglob(f"*.{kind}")):
             parts = (package, *path.relative_to(root).with_suffix("").parts)
-            if SKIPPED.isdisjoint(parts):
+            if skipped.isdisjoint(parts):
                 yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
@@ -82,7 +82,7 @@ def _documentation(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
     """(dotted name, text) of a node and of all statements in it, in the order of lines."""
     if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
         yield name, ast.get_docstring(node) or ""
-    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _called(node.value) in ATTACHED:
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and called(node.value) in ATTACHED:
         yield f"{name}:{node.lineno}", inspect.cleandoc(_longest(node.value.args))
     for field in ("body", "handlers", "orelse", "finalbody"):
         inner = getattr(node, field, ())
@@ -90,7 +90,8 @@ def _documentation(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
             yield from _documentation(child, f"{name}.{child.name}" if isinstance(child, _NAMED) else name)
 
 
-def _called(call: ast.Call) -> str:
+def called(call: ast.Call) -> str:
+    """Last part of the name of what is called; nothing where that has none."""
     match call.func:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name

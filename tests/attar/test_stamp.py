@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from attar.stamp import HASH, KEY, comparable, group, stamp
+from attar.stamp import HASH, KEY, comparable, group, stamp, stamp_of
 
 PARTS: dict[str, Any] = {
     "suite": 2,
@@ -66,3 +66,15 @@ def test_results_of_one_group_are_comparable_and_no_others() -> None:
     first = group(result(), "headline")
     assert first is not None and first == group(result(threads=4), "headline")
     assert first != group(result(windows=16), "headline") and group({}, "headline") is None
+
+
+def test_the_version_of_what_cuts_text_is_no_part_of_it() -> None:
+    """Stamps of before had it; the name of an evaluation never had, so that an origin's was not made anew."""
+    now = result()
+    assert set(now[KEY]["libraries"]) == {"torch", "transformers", "peft"}
+    before = {KEY: {**now[KEY], "libraries": {**now[KEY]["libraries"], "tokenizers": "0.1"}, HASH: "before"}}
+    for measure in ("headline", "decode", "describes"):
+        assert comparable(before, now, measure) is None and comparable(now, before, measure) is None
+    assert group(before, "headline") == group(now, "headline") and stamp_of(before) == stamp_of(now) == now[KEY]
+    other = {KEY: {**now[KEY], "libraries": {**now[KEY]["libraries"], "torch": "0.1"}}}
+    assert "libraries" in str(comparable(other, now, "headline")) and stamp_of({}) is None

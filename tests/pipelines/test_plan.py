@@ -1,6 +1,7 @@
 """Plans: fingerprints chain, and what experience warns of is said."""
 
 import copy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,26 @@ def test_a_student_with_other_tokens_is_told_of_responses(document: dict[str, An
     chain = [{"stage": "distill.logit", "student": str(other), **TRAIN}]
     with pytest.raises(BadInput, match=r"stages\.0.*tokenizer.*generate\.responses.*distill\.response"):
         plan_of(document, home, stages=chain)
+
+
+@pytest.mark.parametrize(("cut", "gate"), [("alike", "kl"), ("otherwise", "headline")])
+def test_a_student_that_cannot_be_held_against_the_origin_is_told_of_before(
+    document: dict[str, Any], home: Path, tmp_path: Path, model: Path, cut: str, gate: str
+) -> None:
+    """By padded heads of other sizes, or another tokenizer; a gate that nobody could judge is refused."""
+    student = tiny_model(tmp_path / "student", vocab_size=640)
+    if cut == "alike":
+        shutil.copy(model / "tokenizer.json", student)
+    answers = {"stage": "generate.responses", "count": 20}
+    chain = [answers, {"stage": "distill.response", "student": str(student), **TRAIN, "length": 512}]
+    warned = [text for text in plan_of(document, home, stages=chain).warnings if "are not measured" in text]
+    assert len(warned) == 1 and warned[0].startswith("2 distill.response")
+    assert ("by bits per byte" in warned[0]) == (cut == "otherwise")
+    limit = {"max": 0.5} if gate == "kl" else {"min": 0.5}
+    with pytest.raises(BadInput, match=f"gates.0: {gate} after 2 distill.response cannot be judged"):
+        plan_of(document, home, stages=chain, gates=[{"measure": gate, **limit}])
+    kept = [{"measure": "bits_per_byte", "max": 9.0}]
+    assert plan_of(document, home, stages=chain, gates=kept).recipe.gates
 
 
 def test_a_progressive_chain(model: Path, text: Path, home: Path) -> None:

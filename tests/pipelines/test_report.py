@@ -2,10 +2,12 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from io import StringIO
-from math import exp
+from math import exp, log
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -37,12 +39,21 @@ def stored(store: Store, name: str, held_out: float, other: float, kl: float | N
     return name
 
 
-def scored(store: Store, name: str, losses: list[float], **parts: Any) -> str:
+def scored(
+    store: Store,
+    name: str,
+    losses: list[float],
+    bits: float = 1.0,
+    result: Mapping[str, Any] = MappingProxyType({}),
+    **parts: Any,
+) -> str:
     """An evaluation with these mean losses on documents of ten tokens each, the other-kind text being all there is."""
     counts = (10,) * len(losses)
     perplexity = exp(sum(losses) / len(losses))
-    result: dict[str, Any] = {
-        **{key: {"held-out": value, "other": value} for key, value in (("perplexity", perplexity), ("kl", 0.1))},
+    figures = (("perplexity", perplexity), ("bits_per_byte", bits), ("kl", 0.1))
+    result = {
+        **result,
+        **{key: {"held-out": value, "other": value} for key, value in figures},
         **{key: {"held-out": 0.5, "other": 0.25} for key in ("agreement", "calibration_error", "confidently_wrong")},
         "prefill_tokens_per_second": None,
         "decode_tokens_per_second": None,
@@ -187,3 +198,35 @@ def test_reports_from_before_intervals_are_still_read(rows: list[Row], tmp_path:
     older = {**made, "rows": [{key: value for key, value in row.items() if key not in new} for row in made["rows"]]}
     (tmp_path / "report.json").write_text(json.dumps(older))
     assert report.load(tmp_path) == Report("run-1", "small", tuple(rows))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "more", "told"), [(0.5, 0.0, 1.0), (2.0, 0.0, 1.0), (0.5, 0.25, 0.5), (1, 0.25, 0.5)]
+)
+def test_of_another_tokenizer_quality_is_told_by_bytes(tmp_path: Path, tokens: float, more: float, told: float) -> None:
+    """The origin's perplexity is 16 a token; the model has ``tokens`` times as many, and needs ``more`` bits."""
+    store, folder = Store(tmp_path / "store"), imported(Store(tmp_path / "store"), "a")
+    base = [log(16)] * 8
+    origin = Reference.read(folder, scored(store, "origin", base, bits=1.0, tokenizer="t"), store)
+    name = scored(store, "other", [loss * (1 + more) / tokens for loss in base], bits=1 + more, tokenizer="u")
+    row = report.make_row(1, "other", False, folder, "a", name, store, origin)
+    assert row.retained == pytest.approx(told) and row.adaptation == 0
+    assert (row.retained_low, row.verdict, row.note) == (None, None, report.BY_BYTES)
+    same = scored(store, "same", [loss * (1 + more) for loss in base], bits=1 + more, tokenizer="t")
+    assert report.make_row(1, "same", False, folder, "a", same, store, origin).retained == pytest.approx(told)
+
+
+def test_documents_that_were_cut_otherwise_are_a_note(tmp_path: Path) -> None:
+    store, folder = Store(tmp_path / "store"), imported(Store(tmp_path / "store"), "a")
+    origin = Reference.read(folder, scored(store, "origin", [2.0] * 8), store)
+    row = report.make_row(1, "x", False, folder, "a", scored(store, "x", [2.5] * 7), store, origin)
+    assert row.verdict is None and "not scored on the same items, token for token" in str(row.note)
+
+
+def test_a_head_of_another_size_has_a_verdict_and_says_what_it_has_not(tmp_path: Path) -> None:
+    store, folder = Store(tmp_path / "store"), imported(Store(tmp_path / "store"), "a")
+    origin = Reference.read(folder, scored(store, "origin", [2.0] * 8), store)
+    name = scored(store, "x", [2.5] * 8, result={"not_beside_origin": "the vocabulary differs (96 and 128 rows)"})
+    row = report.make_row(1, "x", False, folder, "a", name, store, origin)
+    assert row.verdict == "worse" and row.retained_low is not None
+    assert row.note == "no KL to the origin and no agreement with it, for the vocabulary differs (96 and 128 rows)"

@@ -23,7 +23,7 @@ ROW = Row(0, "origin", False, "f", "e", "/m", 10, 20, 1.0, 2.0, 2.0, 1.0, 0.0, 0
 
 def result(right: list[float], asked: str = "hash", lower: bool = False) -> tuple[dict[str, Any], dict[str, Scores]]:
     scored = of_answers([str(i) for i in range(len(right))], right)
-    told = {"value": scored.mean, "low": 0.1, "high": 0.9, "items": len(right), "chance": 0.25}
+    told = {"value": scored.mean, "items": len(right), "chance": 0.25}
     told |= {"lower_is_better": lower, "confidently_wrong": 0.125}
     return {"tasks": {"mine": told}, "stamp": stamp(suite=2, tasks={"mine": asked})}, {"mine": scored}
 
@@ -55,16 +55,46 @@ def test_nobody_retains_what_the_origin_never_had() -> None:
     assert "retained" not in compared(BAD, [1.0, 0.0, 0.0, 0.0] * 10)
 
 
+def test_of_many_tasks_the_verdicts_hold_together() -> None:
+    """What would be beyond doubt by itself is not where forty such questions are put; what is so anyway stays."""
+    loss = [1.0] * 34 + [0.0] * 6
+    assert 0.001 < compared(loss, [1.0] * 40)["p_value"] < 0.05
+    names = [f"t{i}" for i in range(40)]
+    made: list[tuple[dict[str, Any], dict[str, Scores]]] = []
+    for right in (loss, [1.0] * 40):
+        alone, scored = result(right)
+        some = {"tasks": dict.fromkeys(names, alone["tasks"]["mine"]), "stamp": None}
+        some["stamp"] = stamp(suite=2, tasks=dict.fromkeys(names, "hash"))
+        made.append((some, dict.fromkeys(names, scored["mine"])))
+    made[0][1]["t7"] = of_answers([str(i) for i in range(40)], [0.0] * 40)
+    found = task_figures.compared(*made[0], *made[1])
+    assert [name for name in names if found[name]["verdict"] == "worse"] == ["t7"]
+    assert found["t0"]["verdict"] == "not distinguishable" and "where 40 tasks are tested" in found["t0"]["note"]
+    assert task_figures.markdown([replace(ROW, tasks=found)]).count("↓") == 1
+
+
+def test_intervals_are_made_of_the_scores_and_few_answers_have_none() -> None:
+    few = compared([1.0] * 3, [1.0, 1.0, 0.0])
+    assert (few["low"], few["high"]) == (None, None) and few["value"] == 1
+    all_right = compared([1.0] * 20, [1.0] * 19 + [0.0])
+    assert all_right["high"] == 1 and all_right["low"] == pytest.approx(0.025 ** (1 / 20))
+    rows = [replace(ROW, step=step, tasks={"mine": entry}) for step, entry in enumerate((few, all_right))]
+    assert "| 100.0 % | 100.0 % (83.2–100.0) |" in task_figures.markdown(rows)
+
+
 def test_tables_and_trackers_get_the_figures() -> None:
-    rows = (replace(ROW, tasks=result(GOOD)[0]["tasks"]), replace(ROW, step=1, tasks={"mine": compared(BAD, GOOD)}))
+    rows = (
+        replace(ROW, tasks={"mine": compared(GOOD, GOOD)}),
+        replace(ROW, step=1, tasks={"mine": compared(BAD, GOOD)}),
+    )
     text = task_figures.markdown(rows)
-    assert "| mine | 25.0 % | 40 | 90.0 % (10.0–90.0) | 45.0 % (10.0–90.0) ↓ |" in text
+    assert "| mine | 25.0 % | 40 | 90.0 % (80.0–97.5) | 45.0 % (27.5–60.0) ↓ |" in text
     assert "| mine, sure and wrong | – | – | 12.5 % | 12.5 % |" in text
     sent = figures(vars(rows[1]))
     assert sent["task.mine"] == 0.45 and sent["task.mine.confidently_wrong"] == 0.125 and "tasks" not in sent
     console = Console(width=120, force_terminal=True, color_system=None, record=True, file=StringIO())
     show_report(console, Report("run-1", "small", rows))
-    assert "45.0 % (10.0–90.0) ↓" in console.export_text()
+    assert "45.0 % (27.5–60.0) ↓" in console.export_text()
 
 
 def test_without_tasks_there_is_no_second_table() -> None:

@@ -1,6 +1,7 @@
 """Measurements keep a score of every document, and verdicts on them hold: noise is seen, and nothing is not."""
 
 import json
+import shutil
 import sys
 from math import exp
 from pathlib import Path
@@ -18,6 +19,7 @@ from attar.data import DataSettings
 from attar.errors import BadInput
 from attar.model import Model
 from attar.sources import folder_fingerprint
+from attar.stamp import comparable
 from attar.statistics import perplexity_retained
 from attar.store import Store
 from attar.suite import Suite
@@ -78,6 +80,27 @@ def test_noise_touches_a_hundredth_of_the_weights(home: Path) -> None:
     total = sum(before.tensor(name).numel() for name in before.names)
     moved = sum(int((before.tensor(name) != after.tensor(name)).sum()) for name in before.names)
     assert 0.008 < moved / total < 0.011
+
+
+@pytest.mark.parametrize(("cut", "why"), [("alike", "640 and 512 rows"), ("otherwise", "tokenizer.json differs")])
+def test_a_model_of_another_vocabulary_is_measured_without_the_origin(
+    home: Path, tmp_path: Path, cut: str, why: str
+) -> None:
+    """A head that is padded to another size, another tokenizer: what needs the tokens of both is left out."""
+    home = Path(shutil.copytree(home, tmp_path / "home"))
+    other = tiny_model(home / cut, vocab_size=640)
+    if cut == "alike":
+        shutil.copy(home / "model" / "tokenizer.json", other)
+    origin, ref = (ModelRef(folder=str(f), fingerprint=folder_fingerprint(f, home)) for f in (home / "model", other))
+    data = DataSettings(source=str(home / "source.jsonl"), other=str(home / "other.jsonl"))
+    suite = Suite(windows=12, length=256, speed=False)
+    name = null_sets.measured(ref, origin, evaluation(home, "origin").name, suite, data, home)
+    result = json.loads((Store(home / "store").folder("evaluation", name) / "result.json").read_text())
+    assert set(result["kl"].values()) == set(result["agreement"].values()) == {None}
+    assert why in result["not_beside_origin"] and result["perplexity"]["other"] > 1
+    before = json.loads((evaluation(home, "noised") / "result.json").read_text())
+    assert (comparable(before, result, "headline") is None) == (cut == "alike")
+    assert comparable(before, result, "bits_per_byte") is None and "not_beside_origin" not in before
 
 
 def test_null_sets_of_two_models_are_rarely_called_different(home: Path) -> None:

@@ -1,0 +1,55 @@
+"""Intervals of shares keep what they promise, where all answers were right or wrong, too; of few there are none."""
+
+from math import comb
+
+import numpy as np
+import pytest
+
+from attar.scores import Scores, of_answers
+from attar.statistics import FEWEST, mean_interval, share_interval
+
+
+def answers(right: list[float]) -> Scores:
+    return of_answers([str(i) for i in range(len(right))], right)
+
+
+@pytest.mark.parametrize("items", range(1, FEWEST))
+def test_of_few_items_nothing_is_promised(items: int) -> None:
+    assert share_interval(answers([1.0] * items)) is None
+
+
+@pytest.mark.parametrize("items", [6, 20, 1000])
+def test_all_right_is_not_certainty(items: int) -> None:
+    found = share_interval(answers([1.0] * items))
+    assert found is not None and found[1] == 1
+    assert found[0] ** items == pytest.approx(0.025)  # so rare are so many right ones at the lower end
+    mirrored = share_interval(answers([0.0] * items))
+    assert mirrored == pytest.approx((0.0, 1 - found[0]))
+
+
+def test_the_more_items_the_narrower() -> None:
+    ends = [found[0] for n in (6, 12, 50, 400) if (found := share_interval(answers([1.0] * n)))]
+    assert len(ends) == 4 and ends == sorted(ends) and ends[0] == pytest.approx(0.541, abs=0.001)
+
+
+def test_where_answers_differ_it_is_that_of_the_mean() -> None:
+    mixed = answers([1.0] * 15 + [0.0] * 5)
+    assert share_interval(mixed) == mean_interval(mixed)
+    same = answers([0.5] * 8)  # a share that is neither 0 nor 1
+    assert share_interval(same) == mean_interval(same)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.97])
+def test_it_holds_the_truth_where_the_plain_one_does_not(share: float) -> None:
+    """Of 20 answers: by the chance of every number of right ones, how often an interval leaves the true share out."""
+
+    def missed(interval: "type[object] | object") -> float:
+        chance = 0.0
+        for right in range(21):
+            bounds = interval(answers([1.0] * right + [0.0] * (20 - right)))  # type: ignore[operator]
+            if not bounds[0] <= share <= bounds[1]:
+                chance += comb(20, right) * share**right * (1 - share) ** (20 - right)
+        return chance
+
+    assert missed(share_interval) < 0.07 < missed(mean_interval)
+    assert np.isfinite(missed(share_interval))
