@@ -282,5 +282,5 @@ def test_a_sweep_is_a_run_with_its_plot_and_a_view_of_its_variants(place: Home, 
     kept = {entry.path for entry in client_of(place).list_artifacts(swept.info.run_id)}
     assert kept == {"pareto.png", "sweep.csv"} and swept.data.metrics["variants"] == 2
     header, *lines = (folder / "sweep.csv").read_text().splitlines()
-    assert header.startswith("variant,label,order,stages.0.ffn,status,run,step,name") and len(lines) == 3
+    assert header.startswith("variant,label,order,stages.0.ffn,status,text,run,step,name") and len(lines) == 3
     assert len(parents(place)) == 3  # the sweep's own run is none of the pipelines'
