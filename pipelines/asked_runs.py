@@ -43,7 +43,13 @@ class Shown:
     @property
     def kept_gates(self) -> bool:
         """Whether no gate has stopped it."""
-        return not any(decision.action == "stop" and not decision.kept for decision in self.report.gates)
+        return not self.report.stopped
+
+    @property
+    def changed(self) -> str:
+        """What gates changed in its recipe, in words: it is not what was asked for."""
+        told = {"bisect": "{0.setting}={0.value}", "insert": "a stage after {0.label}"}
+        return ", ".join(told[one.action].format(one) for one in self.report.gates if one.action in told)
 
     @property
     def ended(self) -> str:
@@ -170,7 +176,7 @@ def _sweep(home: Home, name: str) -> Path | None:
 
 
 def _runs(folder: Path) -> list[str]:
-    return [trial.run for trial in sweep.trials_in(folder) if trial.run]
+    return [trial.run for trial in sweep.trials_in(folder) if trial.run and trial.row is not None]
 
 
 def _asked(one: Shown) -> dict[str, Any]:

@@ -36,7 +36,7 @@ MEASURES: tuple[tuple[str, str, str], ...] = (
     ("confidently wrong tokens", "confidently_wrong", SHARE),
 )
 # What could begin or end markup; an underscore within a word cannot.
-_MARKUP = re.compile(r"[^\w\s.,;:'\"()/=+%–…×‖÷-]|(?<![^\W_])_|_(?![^\W_])|:(?=//)")
+_MARKUP = re.compile(r"[^\w\s.,;:'\"()/=+%–…×‖÷≤≥-]|(?<![^\W_])_|_(?![^\W_])|:(?=//)")
 
 
 def inline(text: str) -> str:
@@ -220,6 +220,7 @@ def limits(made: Lineage) -> str:
         else "- No task was measured: what is above are figures of next-token prediction."
     )
     lines.append("- Not measured: other languages and kinds of text, instructions followed over several turns, safety.")
+    lines.append(f"- {inline(made.gated)}")
     if row.retained_low is None and row.verdict is None:
         lines.append("- There is no interval: too few documents, another tokenizer, or no scores of the origin.")
     return "\n".join(["## Limits", "", *lines])

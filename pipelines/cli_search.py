@@ -59,6 +59,7 @@ def sweep(
     def hear(trial: Trial) -> None:
         told = trial.status if trial.row is None else f"retained {trial.row.retained:.1%} of the quality"
         told = trial.text if trial.status == "outdated" else told
+        told = f"stopped by its gate {trial.text}" if trial.status == "stopped" else told
         text = f"variant {trial.number:02} ({trial.label}): {told}"
         console.print(text, highlight=False, markup=False, soft_wrap=True)  # labels and folders may hold brackets
 
@@ -110,8 +111,9 @@ def _foretell(going: "Sweep", runner: "Runner", as_json: bool) -> None:
         found.append(one)
         if not as_json:
             trial = one.trial
-            told = {"refused": f"cannot be planned: {trial.text}", "finished": "is there"}.get(trial.status)
-            typer.echo(f"{trial.number:02} {trial.label}: {told or _time(one.seconds)}")
+            told = _time(one.seconds) if trial.row is None else "is there"
+            told = f"cannot be planned: {trial.text}" if trial.status == "refused" else told
+            typer.echo(f"{trial.number:02} {trial.label}: {told}")
     seconds = sum(one.seconds for one in found)
     if as_json:
         entries = [

@@ -40,6 +40,7 @@ class Export:
     files: tuple[str, ...]
     licence: str | None
     proof: dict[str, Any]  # see attar.same_function
+    gated: str = ""  # whether it kept the gates of its run, in a sentence
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,7 +53,7 @@ class Export:
         return (
             f"{what} is now {self.folder} ({self.bytes / 1e6:,.1f} MB in {len(self.files)} files); a fresh process "
             f"opened it beside the store's: {proof['greedy']} of {proof['tokens']} greedy tokens are the same, logits "
-            f"are {proof['difference']:.2g} apart"
+            f"are {proof['difference']:.2g} apart{f'. {self.gated}' if self.gated else ''}"
         )
 
 
@@ -80,7 +81,7 @@ def export(home: Home, name: str, to: Path, step: int | None = None) -> Export:
             size = sum((draft / file).stat().st_size for file in files)
             _name(draft, target)
     step = made.rows[-1].step if made.rows else None
-    return Export(str(target), made.artifact.fingerprint, made.run, step, size, files, licence.name, proof)
+    return Export(str(target), made.artifact.fingerprint, made.run, step, size, files, licence.name, proof, made.gated)
 
 
 def _free(to: Path, home: Home) -> Path:

@@ -37,6 +37,7 @@ class Comparison:
     choice: Choice | None
     findings: tuple[Finding, ...] = ()
     pairs: "Mapping[str, Pair]" = field(default_factory=dict)  # fingerprint → what it keeps of the best's quality
+    unequal: int = 0  # variants that findings leave out: gates changed more in them than the sweep did
 
     @property
     def chosen(self) -> Shown | None:
@@ -106,7 +107,8 @@ def compare(asked: Asked, store: Store) -> Comparison:
     if not groups:
         return Comparison(asked, None)
     choice = best.among(groups[0], tuple(groups[1:]), store)
-    return Comparison(asked, choice, _findings(asked, choice, store), _pairs(choice, store))
+    unequal = sum(bool(one.changed) for one in asked.runs) if asked.is_sweep else 0
+    return Comparison(asked, choice, _findings(asked, choice, store), _pairs(choice, store), unequal)
 
 
 def may_be_chosen(one: Shown) -> bool:
@@ -123,6 +125,7 @@ def headline(found: Comparison) -> tuple[str, list[str]]:
         ]
     reasons = shipping.reasons(found.choice, found.tag, found.unjudged, found.verdicts)
     reasons += [f"{one.sentence}." for one in found.findings]
+    reasons += [_left_out(found.unequal)] if found.unequal else []
     if found.choice.others:
         count = sum(len(other.candidates) for other in found.choice.others)
         reasons.append(f"{count} measured otherwise are not ranked with these.")
@@ -196,16 +199,25 @@ def variants(found: Comparison) -> list[Child]:
 
 
 def failures(asked: Asked) -> list[Child]:
-    """Variants without figures, and why."""
-    if not asked.failures:
-        return []
-    return [element("p", "Without figures:"), element("ul", (element("li", text) for text in asked.failures))]
+    """Which variants their gates stopped or changed, which have no figures, and why."""
+    told: list[Child] = []
+    for heading, texts in (
+        ("Stopped by their gates:", [f"{one.name} {one.report.stopped}" for one in asked.runs if not one.kept_gates]),
+        (
+            "Changed by their gates, beside what the columns say:",
+            [f"{one.name} {one.changed}" for one in asked.runs if one.changed and asked.is_sweep],
+        ),
+        ("Without figures:", asked.failures),
+    ):
+        if texts:
+            told += [element("p", heading), element("ul", (element("li", text) for text in texts))]
+    return told
 
 
 def settings(found: Comparison) -> list[Child]:
     """A strip for each setting that took more than one value, the one that matters most first."""
-    runs = found.asked.runs
-    names = [name for name in runs[0].values if len({one.values.get(name) for one in runs}) > 1]
+    runs = [one for one in found.asked.runs if not one.changed]
+    names = [name for name in (runs[0].values if runs else ()) if len({one.values.get(name) for one in runs}) > 1]
     by_name = {one.setting: one for one in found.findings}
     names = names if found.asked.is_sweep else []
     names.sort(
@@ -231,7 +243,13 @@ def settings(found: Comparison) -> list[Child]:
                 "otherwise."
             )
         )
+        drawn += [note(_left_out(found.unequal))] if found.unequal else []
     return drawn
+
+
+def _left_out(count: int) -> str:
+    which = "One variant is" if count == 1 else f"{count} variants are"
+    return f"{which} left out of what the settings did: a gate changed more there than the sweep did."
 
 
 def _findings(asked: Asked, choice: Choice, store: Store) -> tuple[Finding, ...]:
@@ -240,6 +258,7 @@ def _findings(asked: Asked, choice: Choice, store: Store) -> tuple[Finding, ...]
         findings.Scored(one.values, losses)
         for one in asked.runs
         if may_be_chosen(one)
+        and not one.changed
         and one.report.final.fingerprint in ranked
         and (losses := _losses(one.report.final.evaluation, store)) is not None
     ]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from attar.errors import BadInput
 from attar.sources import HUB_ID
 from attar.store import Artifact, Store
 from pipelines import recipe_yaml, report
+from pipelines.gates import Decision
 from pipelines.home import Home
 from pipelines.inventory import FINGERPRINT
 from pipelines.report import Row
@@ -47,6 +49,20 @@ class Lineage:
     recipe: dict[str, Any] | None = None
     rows: tuple[Row, ...] = ()  # of the run's report, the origin's first, this model's last
     result: dict[str, Any] | None = None  # of the evaluation of this model
+    gates: tuple[Decision, ...] = ()  # what those of the run say of this model
+
+    @property
+    def gated(self) -> str:
+        """Whether anybody has said that the model is good enough, in a sentence; empty where nobody was asked."""
+        if not self.rows:
+            return ""
+        if broken := [one.text for one in self.gates if not one.kept]:
+            return f"Its own gate refuses it: {'; '.join(broken)}."
+        if self.gates:
+            return f"Its gates, judged on it: {'; '.join(one.text for one in self.gates)}."
+        if (self.recipe or {}).get("gates"):
+            return "No gate of its recipe was judged on it."
+        return "Its recipe has no gates, so nobody has said what is good enough."
 
     @property
     def label(self) -> str:
@@ -111,6 +127,7 @@ def of_run(home: Home, folder: Path, step: int | None = None) -> Lineage:
         recipe=recipe or None,
         rows=rows,
         result=_result(row, home.store),
+        gates=_gates(found.gates, row),
     )
 
 
@@ -158,6 +175,12 @@ def _recipe(folder: Path) -> dict[str, Any] | None:
         if (folder / name).is_file():
             return recipe_yaml.parse(recipe_yaml.read_text(folder / name), f"the recipe {folder / name}")
     return None
+
+
+def _gates(decisions: Sequence[Decision], row: Row) -> tuple[Decision, ...]:
+    """The last word of each gate at a row; one that bisected spoke of a model that another took the place of."""
+    last = {one.gate: one for one in decisions if one.step == row.step}
+    return tuple(one for one in last.values() if one.action != "bisect")
 
 
 def _manifest(row: Row, store: Store) -> dict[str, Any]:

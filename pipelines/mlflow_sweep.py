@@ -17,7 +17,7 @@ from pipelines.mlflow_words import RUNS, key_of
 from pipelines.recipe import Recipe
 from pipelines.sweep import Trial
 from pipelines.sweep_space import Space
-from pipelines.sweep_words import names, short, words
+from pipelines.sweep_words import ORDER, names, short, short_order, words
 
 VARIANT = "attar.variant"
 
@@ -44,15 +44,16 @@ def record(
     client, place = connect(home, experiment)
     sweep, paths = folder.name, dict.fromkeys(path for trial in trials for path in trial.values)
     called = {path: key_of(name) for path, name in names(paths, space.document).items()}
-    values = [trial.values for trial in trials]
+    values, orders = [trial.values for trial in trials], space.search.orders
     moving = [path for path in paths if any(one.get(path) != values[0].get(path) for one in values)]
     parents = {parent: trial for trial in trials if (parent := _parent(home, trial)) is not None}
     for parent, trial in parents.items():
         told = {path: trial.values[path] for path in moving if path in trial.values}  # names are cut off in lists
-        name = f"{trial.number:02} {short(told, space.document)}".strip()
+        name = f"{trial.number:02} {short(told, space.document, orders)}".strip()
         tags = {SWEEP: sweep, VARIANT: trial.label[:MAX_TAG], MLFLOW_RUN_NAME: name}
         own = {path: name for path, name in called.items() if path in trial.values and name not in Recipe.model_fields}
         said = words(trial.values, space.document)
+        said |= {path: short_order(trial.values[path], space.document, orders) for path in said if path == ORDER}
         params = [Param(name, said[path]) for path, name in own.items()]  # the recipe's own are there
         client.log_batch(parent, params=params, tags=[RunTag(tag, text[:MAX_TAG]) for tag, text in tags.items()])
     for other in client.search_runs([place], f"{PARENTS} and tags.`{SWEEP}` = '{sweep}'"):

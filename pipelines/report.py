@@ -93,6 +93,12 @@ class Report:
         """The row of the last model."""
         return next(row for row in reversed(self.rows) if row.pairs is None)
 
+    @property
+    def stopped(self) -> str:
+        """What the gates that stopped the run have to say; empty where none did."""
+        broken = (one for one in self.gates if one.action == "stop" and not one.kept)
+        return "; ".join(f"after {one.label}: {one.text}" for one in broken)
+
     def as_json(self) -> dict[str, Any]:
         return {
             "run": self.run,

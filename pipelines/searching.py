@@ -49,17 +49,22 @@ class _Grid:
 
 
 class _Random:
-    """Independent draws; what was drawn before is drawn again."""
+    """Independent draws; what was drawn before a sweep was stopped is drawn again, and costs no tries."""
 
     def __init__(self, space: Space) -> None:
         self._space = space
         self._chance = random.Random(space.search.seed)
         self._known: set[str] = set()
+        self._drawn: set[str] = set()
 
     def next(self) -> Values | None:
-        for _ in range(TRIES):
+        repeats = 0  # since something was drawn for the first time
+        while repeats < TRIES:
             values = {name: self._draw(found) for name, found in self._space.dimensions.items()}
-            if key(values) not in self._known:
+            drawn = key(values)
+            repeats = repeats + 1 if drawn in self._drawn else 0
+            self._drawn.add(drawn)
+            if drawn not in self._known:
                 return values
         return None
 

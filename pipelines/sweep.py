@@ -31,11 +31,12 @@ class Trial:
 
     number: int
     values: Values
-    # refused: it could not be planned, and nothing was computed; outdated: what was measured is no longer what it says
-    status: Literal["finished", "failed", "refused", "outdated"]
+    # refused: it could not be planned, and nothing was computed; outdated: what was measured is no longer what it says;
+    # stopped: its gate was not kept, and what was made until then has figures
+    status: Literal["finished", "stopped", "failed", "refused", "outdated"]
     run: str = ""
     text: str = ""
-    row: Row | None = None  # of the final model
+    row: Row | None = None  # of the final model, or of that which the gate stopped
     label: str = ""  # the values in words, see Space.label
     evaluation: str = ""  # fingerprint of the final measurement, as planned
 
@@ -89,9 +90,10 @@ class Sweep:
     def go(self, carry: Carry, foresee: Foresee, hear: Hear = lambda trial: None) -> str:
         """Run variants until there are no more, or the budget is spent; says which.
 
-        A variant that fails or cannot be planned is recorded and does not stop the rest. One that would not be measured
-        as it was runs again: its data, model or versions are others now. One that failed before is tried again where
-        the search comes to it: a grid does, and so does the same choice at random; tpe goes where results promise most.
+        A variant that fails or cannot be planned is recorded and does not stop the rest; nor does one that its gate
+        stops, which is an end, with figures, that no search takes for a good one. One that would not be measured as it
+        was runs again: its data, model or versions are others now. One that failed before is tried again where the
+        search comes to it: a grid does, and so does the same choice at random; tpe goes where results promise most.
 
         Raises:
             BadInput: no variant can be planned.
@@ -106,9 +108,9 @@ class Sweep:
             (self.folder / FILE).write_text(text, encoding="utf-8")
             done = {key(trial.values): self._up_to_date(trial, foresee, hear) for trial in self.trials()}
             for known in done.values():
-                if known.status == "finished":
+                if known.row is not None:
                     choose.told(known.values, self._score(known))
-            count = sum(trial.status == "finished" for trial in done.values())
+            count = sum(trial.row is not None for trial in done.values())
             again = [trial.values for trial in done.values() if trial.status == "outdated"]
             refusals = 0  # one after the other
             while (values := again.pop(0) if again else choose.next()) is not None:
@@ -137,7 +139,7 @@ class Sweep:
             return "every variant has been there"
 
     def changed(self, trial: Trial, now: Foreseen) -> str | None:
-        """Why a finished variant has to run again; None where it would be measured as it was."""
+        """Why a measured variant has to run again; None where it would be measured as it was."""
         if trial.row is None or now.evaluation in (trial.evaluation, trial.row.evaluation):
             return None
         found = self.store.find("evaluation", trial.row.evaluation)
@@ -153,8 +155,8 @@ class Sweep:
         return "it would be measured otherwise: versions of libraries, dtype or machine have changed"
 
     def _up_to_date(self, trial: Trial, foresee: Foresee, hear: Hear) -> Trial:
-        """A finished variant as it is, or as outdated, which is written down before anything is computed."""
-        if trial.status != "finished":
+        """A measured variant as it is, or as outdated, which is written down before anything is computed."""
+        if trial.row is None:
             return trial
         try:
             why = self.changed(trial, foresee(validate(self.space.assign(trial.values, trial.number))))
@@ -186,10 +188,11 @@ class Sweep:
             return replace(trial, status="failed", text=str(error))
         finally:
             self._append({"spent": time.monotonic() - began})
-        return replace(trial, status="finished", run=run, row=report.final, evaluation=planned.evaluation)
+        ended = replace(trial, status="finished", run=run, row=report.final, evaluation=planned.evaluation)
+        return replace(ended, status="stopped", text=report.stopped) if report.stopped else ended
 
     def _score(self, trial: Trial) -> float | None:
-        if trial.row is None:
+        if trial.row is None or trial.status == "stopped":  # which may not be chosen, however good
             return None
         limit = self.space.search.max_bytes
         if limit is not None and trial.row.bytes > limit:

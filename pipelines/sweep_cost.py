@@ -11,7 +11,7 @@ from pipelines.sweep import MOST_REFUSALS, Foresee, Sweep, Trial
 
 @dataclass(frozen=True)
 class Expected:
-    """A variant as it is expected: ``finished`` is there already, ``failed`` has not been tried or must be again."""
+    """A variant as it is expected: what has a row is there already, ``failed`` has not been tried or must be again."""
 
     trial: Trial
     seconds: float = 0.0
@@ -41,7 +41,7 @@ def expected(sweep: Sweep, foresee: Foresee) -> Iterator[Expected]:
                 return
             continue
         count, refusals = count + 1, 0
-        if known is not None and known.status == "finished" and sweep.changed(known, planned) is None:
+        if known is not None and known.row is not None and sweep.changed(known, planned) is None:
             yield Expected(known)
             continue
         new = {name: seconds for name, seconds in planned.costs.items() if name not in paid}

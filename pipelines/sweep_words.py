@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from typing import Any
 
 from pipelines.recipe import Recipe
@@ -33,15 +34,27 @@ def label(values: Mapping[str, Any], document: Document) -> str:
     )
 
 
-def short(values: Mapping[str, Any], document: Document) -> str:
-    """The same for lists that cut it off: ``temp 4, depth→width→rtn``; ``temp 4, no distill`` where that is all."""
+def short(values: Mapping[str, Any], document: Document, orders: Sequence[Sequence[int]] = ()) -> str:
+    """The same for lists that cut it off: ``temp 4, depth→width``; ``temp 4, no distill`` where that is all."""
     called = names(values, document)
     brief = {path: _abbreviated(name) for path, name in called.items()}
     brief = brief if len(set(brief.values())) == len(brief) else called
     return ", ".join(
-        _short_order(values[path], document) if path == ORDER else f"{name} {told(values[path])}"
+        short_order(values[path], document, orders) if path == ORDER else f"{name} {told(values[path])}"
         for path, name in brief.items()
     )
+
+
+def short_order(order: Sequence[int], document: Document, orders: Sequence[Sequence[int]] = ()) -> str:
+    """An order where nine letters may be all that is shown: what it leaves out, or how it differs from the others.
+
+    MLflow names the values on an axis by their first and last three letters.
+    """
+    called = _stages(document)
+    gone = _left_out(order, called)
+    if gone and list(order) == sorted(order):
+        return f"no {' and '.join(gone)}"
+    return "→".join(called.get(place, f"stage {place + 1}") for place in _apart(order, orders))
 
 
 def words(values: Mapping[str, Any], document: Document) -> dict[str, str]:
@@ -106,12 +119,12 @@ def _order(order: Sequence[int], document: Document) -> str:
     return f"{said}, without {' and '.join(gone)}" if gone else said
 
 
-def _short_order(order: Sequence[int], document: Document) -> str:
-    called = _stages(document)
-    gone = _left_out(order, called)
-    if gone and list(order) == sorted(order):
-        return f"no {' and '.join(gone)}"
-    return "→".join(called.get(place, f"stage {place + 1}") for place in order)
+def _apart(order: Sequence[int], orders: Sequence[Sequence[int]]) -> Sequence[int]:
+    """An order without the stages that all orders begin and end with; whole where hardly anything would be left."""
+    both = orders, [one[::-1] for one in orders]
+    head, tail = (len(list(takewhile(lambda at: len(set(at)) == 1, zip(*ones, strict=False)))) for ones in both)
+    kept = order[head : len(order) - tail]
+    return kept if len(kept) > 1 else order
 
 
 def _left_out(order: Sequence[int], called: Mapping[int, str]) -> list[str]:

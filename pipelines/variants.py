@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from attar.errors import BY_EXIT_CODE, StageFailed
+from attar.errors import BY_EXIT_CODE, GateFailed, StageFailed
+from pipelines import journal, report
 from pipelines.front import front, rank
 from pipelines.home import Home
 from pipelines.plan import make_plan
@@ -41,7 +43,8 @@ class Runner:
         return Foreseen(plan.steps[-1].evaluation, plan.steps[-1].evaluation_inputs, costs)
 
     def carry(self, recipe: Recipe, trial: Trial) -> tuple[str, Report]:
-        """Run one variant; its run and report, or the error that it ended with."""
+        """Run one variant; its run and report, also where its gate stopped it, or the error that it ended with."""
+        before = set(self._runs(recipe.name))
         self.recipes.mkdir(parents=True, exist_ok=True)
         file = self.recipes / f"{recipe.name}.yaml"
         file.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
@@ -58,20 +61,48 @@ class Runner:
             raise
         if process.returncode:
             kind = BY_EXIT_CODE.get(process.returncode, StageFailed)
-            raise kind(f"{recipe.name} ended with exit code {process.returncode}; its own words are above")
+            begun = next((folder for folder in self._runs(recipe.name) if folder not in before), None)
+            if begun is None:
+                raise kind(f"it ended with exit code {process.returncode} before it had a run")
+            made = report.load(begun) if kind is GateFailed else None
+            if made is not None and made.stopped:
+                return made.run, made
+            raise kind(words_of(begun))
         result: dict[str, Any] = json.loads(printed)
         return result["run"], Report.from_json(result)
 
+    def _runs(self, name: str) -> list[Path]:
+        """The folders of a variant's runs, the newest first."""
+        called = re.compile(rf"[0-9]{{8}}-[0-9]{{6}}-{re.escape(name)}(-[0-9]+)?")
+        return sorted((path for path in self.home.runs.glob("*") if called.fullmatch(path.name)), reverse=True)
+
+
+def words_of(folder: Path) -> str:
+    """How a run ended, in its own words."""
+    try:
+        told = [str(record.get("text", "")) for record in journal.read(folder) if record["kind"] == "end-run"]
+    except ValueError:
+        return f"the journal of its run {folder.name} is damaged"
+    return (told[-1] if told else "") or f"its run {folder.name} broke off and has not said why"
+
 
 def best_first(trials: Sequence[Trial]) -> list[Trial]:
-    """Finished ones by quality, then those that failed."""
-    return sorted(trials, key=lambda trial: (trial.row is None, rank(trial.row) if trial.row else ()))
+    """Finished ones by quality, then those that a gate stopped, then those that failed."""
+
+    def place(trial: Trial) -> tuple[bool, bool, tuple[float, ...]]:
+        return trial.row is None, trial.status == "stopped", rank(trial.row) if trial.row else ()
+
+    return sorted(trials, key=place)
+
+
+def unbeaten(trials: Sequence[Trial]) -> list[Row]:
+    """The front of those that may be chosen: what a gate stopped beats nothing."""
+    return front([trial.row for trial in trials if trial.row is not None and trial.status != "stopped"])
 
 
 def show(console: Console, trials: Sequence[Trial]) -> None:
     """One row a variant, the best first, with a sign for those that no other beats in size and quality at once."""
-    rows = [trial.row for trial in trials if trial.row is not None]
-    unbeaten = {id(row) for row in front(rows)}
+    best = {id(row) for row in unbeaten(trials)}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "variant", "size", "ratio", "retained quality", "KL nats", "run"):
         table.add_column(heading, justify="right" if heading in ("size", "ratio", "KL nats") else "left")
@@ -80,8 +111,14 @@ def show(console: Console, trials: Sequence[Trial]) -> None:
         if trial.row is None:
             table.add_row("", name, "–", "–", Text(f"{trial.status}: {trial.text}"), "–", "–", style="red")
         else:
-            table.add_row(SIGNS["on-front"] if id(trial.row) in unbeaten else "", name, *_figures(trial.row), trial.run)
+            sign = SIGNS["on-front"] if id(trial.row) in best else ""
+            sign = SIGNS["refused"] if trial.status == "stopped" else sign
+            table.add_row(sign, name, *_figures(trial.row), trial.run)
     (console if console.is_terminal else Console(file=console.file, width=200)).print(table)
+    for trial in trials:
+        if trial.status == "stopped":
+            text = f"{SIGNS['refused']} {trial.number:02} was stopped by its gate {trial.text}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _figures(row: Row) -> tuple[str, ...]:
@@ -98,18 +135,17 @@ def plot(trials: Sequence[Trial], title: str, path: Path) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     found = [(trial, trial.row) for trial in best_first(trials) if trial.row is not None]
-    line = front([row for _, row in found])
+    line = unbeaten(trials)
     axes.plot([r.compression_ratio for r in line], [100 * r.retained for r in line], color=LINE, zorder=1)
     for place, (trial, row) in enumerate(found, start=1):
         x, y = row.compression_ratio, 100 * row.retained
         if row.retained_low is not None and row.retained_high is not None:
             bars = [[y - 100 * row.retained_low], [100 * row.retained_high - y]]
             axes.errorbar([x], [y], yerr=bars, color=GRID, capsize=2, zorder=0)
-        unbeaten = any(row is other for other in line)
-        label = f"{trial.number:02}  {y:.1f} %  {trial.label}"
-        axes.scatter(
-            [x], [y], s=60 if unbeaten else 40, marker="D" if unbeaten else "o", color=LINE, zorder=2, label=label
-        )
+        best, stopped = any(row is other for other in line), trial.status == "stopped"
+        label = f"{trial.number:02}  {y:.1f} %  {trial.label}{' (stopped by its gate)' if stopped else ''}"
+        marker = "x" if stopped else "D" if best else "o"
+        axes.scatter([x], [y], s=60 if best else 40, marker=marker, color=LINE, zorder=2, label=label)
         axes.annotate(f"{trial.number:02}", (x, y), xytext=(6 if place % 2 else -6, 4), textcoords="offset points",
                       ha="left" if place % 2 else "right", fontsize=8, color=INK)  # fmt: skip
     axes.set_xlabel("compression ratio (bytes of the bf16 origin ÷ bytes)")
@@ -131,12 +167,11 @@ def table(trials: Sequence[Trial], path: Path) -> Path:
     told = iter(lines)
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["variant", "label", *values, "status", "run", *heads])
+        writer.writerow(["variant", "label", *values, "status", "text", "run", *heads])
         for trial in found:
             chosen = (trial.values.get(name, "") for name in values)
-            writer.writerow(
-                [trial.number, trial.label, *chosen, trial.status, trial.run, *(next(told) if trial.row else [])]
-            )
+            ended = (trial.status, trial.text, trial.run)
+            writer.writerow([trial.number, trial.label, *chosen, *ended, *(next(told) if trial.row else [])])
     return path
 
 

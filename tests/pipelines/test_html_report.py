@@ -236,6 +236,7 @@ def test_what_a_gate_stopped_is_not_shipped(swept: "Shelf", tmp_path: Path) -> N
     report.save(replace(found, gates=(broken,)), folder)
     parsed = stands_alone(html_report.write(swept.home, ["mine"], tmp_path / "page.html").read_text())
     assert "Best of these: 02 (ffn 0.1, bits 4)" in parsed.text and "a gate was not kept" in parsed.text
+    assert "01 (ffn 0.1, bits 8) after 1 m1: bytes ≤ 60MB is not kept: 90.0 MB" in parsed.text
     alone = stands_alone(html_report.write(swept.home, [folder.name], None).read_text())
     assert "Do not ship it: ✗ gate after 1 m1: bytes ≤ 60MB is not kept: 90.0 MB" in alone.text
 

@@ -276,11 +276,11 @@ def test_a_sweep_is_a_run_with_its_plot_and_a_view_of_its_variants(place: Home, 
     shown = client_of(place).search_runs([experiment_of(place).experiment_id], found["searchFilter"])
     names = {run.info.run_name: run.data.tags["attar.run"] for run in shown}
     assert names == {"01 ffn 0.25": "r1", "02 ffn 0.5": "r2"}  # what differs alone: MLflow's list cuts names off
-    assert all(run.data.params["order"] == "rtn → width" for run in shown)
+    assert all(run.data.params["order"] == "rtn→width" for run in shown)
     assert all(run.data.params["ffn"] == run.data.params["prune.width.ffn"] for run in shown)
     (swept,) = [run for run in runs_of(place) if run.data.tags["pipeline.role"] == "sweep"]
     kept = {entry.path for entry in client_of(place).list_artifacts(swept.info.run_id)}
     assert kept == {"pareto.png", "sweep.csv"} and swept.data.metrics["variants"] == 2
     header, *lines = (folder / "sweep.csv").read_text().splitlines()
-    assert header.startswith("variant,label,order,stages.0.ffn,status,run,step,name") and len(lines) == 3
+    assert header.startswith("variant,label,order,stages.0.ffn,status,text,run,step,name") and len(lines) == 3
     assert len(parents(place)) == 3  # the sweep's own run is none of the pipelines'

@@ -1,9 +1,13 @@
 """What a sweep's settings and orders are called: once for all places, and for readers who have not its recipe."""
 
+from pathlib import Path
 from typing import Any
 
+from pipelines import recipe_yaml
 from pipelines.sweep_space import read
-from pipelines.sweep_words import label, names, short, whole
+from pipelines.sweep_words import label, names, short, short_order, whole
+
+CONF = Path(__file__).parents[2] / "conf"
 
 
 def test_labels_name_the_stage_where_two_settings_are_called_alike(document: dict[str, Any]) -> None:
@@ -49,8 +53,8 @@ def test_orders_are_told_by_their_stages(document: dict[str, Any]) -> None:
         f"width → distill → width 2 → rtn → {last}, without depth",
         f"rtn → width → width 2 → {last}, without depth and distill",
     ]
-    briefly = [short(values, space.document) for values in space.grid()]
-    assert briefly[1:] == ["no depth", f"rtn→width→width 2→{last}"]
+    briefly = [short(values, space.document, orders) for values in space.grid()]
+    assert briefly == ["depth→width→width 2→distill→rtn", "no depth", "rtn→width→width 2"]  # all end alike
 
 
 def test_names_for_short_lists_stay_different(document: dict[str, Any]) -> None:
@@ -62,3 +66,16 @@ def test_names_for_short_lists_stay_different(document: dict[str, Any]) -> None:
     space = read(document)
     (values,) = space.grid()
     assert short(values, space.document) == space.label(values)
+
+
+def test_mlflow_tells_the_orders_of_the_shipped_sweep_apart() -> None:
+    """On an axis it shows the first and the last three letters of a value, in its list of runs some twenty."""
+    document = recipe_yaml.parse(recipe_yaml.read_text(CONF / "sweep.yaml"), "conf/sweep.yaml")
+    orders = [*document["sweep"]["orders"], [0, 2, 3]]
+    document["sweep"]["orders"] = list(map(list, dict.fromkeys(map(tuple, orders))))
+    space = read(document)
+    briefly = [short_order(order, space.document, space.search.orders) for order in space.search.orders]
+    shown = {text if len(text) <= 9 else f"{text[:3]}...{text[-3:]}" for text in briefly}
+    assert len(shown) == len(briefly) == 4 and "no depth" in shown
+    names = [f"{n:02} {short(values, space.document, orders)}" for n, values in enumerate(space.grid(), start=1)]
+    assert len({name[2:22] for name in names}) == len(names)
