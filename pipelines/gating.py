@@ -1,7 +1,8 @@
 """Gates at work: judges every step of a run, and where a gate is breached stops, bisects or puts a stage in.
 
 All gates of a step are judged before one acts, so that their order in the recipe decides nothing but which of two
-equals goes first: those that stop, then those that search, then those that put a stage in. Every gate acts once, and
+equals goes first: those that search, since they put another model in the place of the judged one; then those that stop,
+but not at the end where a stage is about to be put behind it; then those that put a stage in. Every gate acts once, and
 stops the next time. What it changes is a recipe, which is planned anew: what the store has is not computed again.
 """
 
@@ -54,15 +55,22 @@ class Gatekeeper:
                 self.execution.decided(_decision(number, gate, step, judged, kept=True, action="go on"))
             else:
                 breached.append((number, gate, judged))
-        if stops := [
-            _decision(number, gate, step, judged) for number, gate, judged in breached if gate.breach == "stop"
-        ]:
-            self._stop(*stops)
         # The setting that is searched is one of this step or before, so all is judged anew with what is found.
-        for kind, act in ((Bisect, self._bisect), (Insert, self._insert)):
-            for number, gate, judged in breached:
-                if isinstance(gate.breach, kind):
-                    return act(number, gate, step, judged)
+        for number, gate, judged in breached:
+            if isinstance(gate.breach, Bisect):
+                return self._bisect(number, gate, step, judged)
+        insert = next((entry for entry in breached if isinstance(entry[1].breach, Insert)), None)
+        # Behind a stage that is put in there is another end, where a gate of the end is judged.
+        stops = [
+            _decision(number, gate, step, judged)
+            for number, gate, judged in breached
+            if gate.breach == "stop" and not (insert and gate.after == "end")
+        ]
+        if stops:
+            self._stop(*stops)
+        if insert:
+            number, gate, judged = insert
+            return self._insert(number, gate, step, judged)
         return step.index + 1 if step.index + 1 < len(self.execution.plan.steps) else None
 
     def _judge(self, gate: Gate, row: Row) -> Judgement:

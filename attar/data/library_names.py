@@ -20,7 +20,8 @@ from attar.waiting import ANYBODY, Waiter
 VERSION = 1  # bump when other names are found in the same libraries
 # What a library offers for tests of others is its own, too; what its own tests are made of is nobody's business.
 _SKIPPED = embedded.SKIPPED - {"testing"} | {"_internal"}
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_PARTS = ("body", "orelse", "finalbody", "handlers", "cases")  # where statements hold further ones
 
 Names = dict[str, frozenset[str]]
 
@@ -54,10 +55,15 @@ def _of_library(package: str) -> set[str]:
     return {name for name in found if name.isidentifier()}
 
 
-def _names(node: ast.AST, package: str, local: bool = False) -> Iterator[str]:
-    """Names in a node and all below it; variables only where they are a module's or a class's."""
-    for child in ast.iter_child_nodes(node):
-        match child:
+def _names(tree: ast.AST, package: str) -> Iterator[str]:
+    """Names in all statements of a file, however deep; variables only where they are a module's or a class's.
+
+    Expressions are not walked: they are most of a file, and nothing is defined in them.
+    """
+    left: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while left:
+        node, local = left.pop()
+        match node:
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 yield name
             case ast.Assign(targets=targets, value=value) if not local:
@@ -67,9 +73,13 @@ def _names(node: ast.AST, package: str, local: bool = False) -> Iterator[str]:
             case ast.ImportFrom(module=module, level=level, names=aliases):
                 if level or (module or "").partition(".")[0] == package:
                     yield from (alias.asname or alias.name for alias in aliases)
-            case ast.Call(args=arguments) if embedded.called(child) in ATTACHED:
-                yield from _told(arguments)
-        yield from _names(child, package, local or isinstance(child, _FUNCTIONS))
+        match node:
+            case ast.Expr(value=ast.Call(args=arguments) as call) | ast.Assign(value=ast.Call(args=arguments) as call):
+                if embedded.called(call) in ATTACHED:
+                    yield from _told(arguments)
+        inside = local or isinstance(node, _FUNCTIONS)
+        for part in _PARTS:
+            left += [(child, inside) for child in getattr(node, part, ())]
 
 
 def _assigned(targets: list[ast.expr], value: ast.expr | None) -> Iterator[str]:
