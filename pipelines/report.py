@@ -206,7 +206,7 @@ def kept(result: Mapping[str, Any], origin: Mapping[str, Any], text: str) -> flo
 
 def _cut_otherwise(result: Mapping[str, Any], origin: Mapping[str, Any]) -> bool:
     one, two = (stamp.get("tokenizer") for stamp in (result.get(KEY, {}), origin.get(KEY, {})))
-    return one is not None and two is not None and one != two
+    return bool(one and two and one != two)
 
 
 def _compared(result: dict[str, Any], scored: Mapping[str, Scores], origin: Reference) -> dict[str, Any]:

@@ -68,8 +68,8 @@ def _names(tree: ast.AST, package: str) -> Iterator[str]:
                 yield name
             case ast.Assign(targets=targets, value=value) if not local:
                 yield from _assigned(targets, value)
-            case ast.AugAssign(target=target, value=value) | ast.AnnAssign(target=target, value=value) if not local:
-                yield from _assigned([target], value)
+            case ast.AugAssign(target=target, value=more) | ast.AnnAssign(target=target, value=more) if not local:
+                yield from _assigned([target], more)
             case ast.ImportFrom(module=module, level=level, names=aliases):
                 if level or (module or "").partition(".")[0] == package:
                     yield from (alias.asname or alias.name for alias in aliases)
