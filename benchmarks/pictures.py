@@ -52,7 +52,7 @@ def take(home: Home, path: Path, height: int = HEIGHT) -> str:
 
 
 def _address(home: Home, url: str) -> str:
-    sweeps = sorted((home.root / "sweeps").glob("*/sweep.csv"), key=lambda path: path.stat().st_mtime)
+    sweeps = sorted((home.root / "sweeps").glob("*/sweep.json"), key=lambda path: path.stat().st_mtime)
     found = mlflow_link.newest_comparison(home, url)
     if found is None:
         raise SystemExit(f"no run of {home.root} is in MLflow")

@@ -175,19 +175,25 @@ def doctor(home: HomeFolder = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def sync(home: HomeFolder = None, as_json: AsJson = False) -> None:
-    """Send the journals of runs that could not be tracked when they ran."""
+    """Send to MLflow the journals of runs that could not be tracked when they ran, and mark what sweeps came to."""
     from pipelines.embedded import configure
     from pipelines.home import Home
 
     place = Home.open(home)
     configure(place)
-    from pipelines import tracking
+    from pipelines import mlflow_pages, tracking
 
-    results = tracking.sync(place, lambda text: print(f"warning: {text}", file=sys.stderr))  # noqa: T201
+    def warn(text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr)  # noqa: T201
+
+    results = tracking.sync(place, warn)
+    told: list[str] = []
+    mlflow_pages.refresh(place, told.append, warn)
     if as_json:
         _print_json(results)
-    for name, count in {} if as_json else results.items():
-        _console(stderr=False).print(f"{name}: {count} records sent", highlight=False, markup=False, soft_wrap=True)
+        return
+    for line in [*(f"{name}: {count} records sent" for name, count in results.items()), *told]:
+        _console(stderr=False).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -316,9 +322,11 @@ def _end(home: "Home", folder: Path, tracked: bool) -> None:
         if path.exists()  # the first two are made at its end
     ]
     if tracked:
+        from pipelines import mlflow_pages
         from pipelines.champion import CHAMPION
         from pipelines.mlflow_link import comparison, open_command
 
+        mlflow_pages.ensure(home, folder)
         lines.append(("MLflow", lambda: open_command(home, folder)))
         lines.append(("compare", lambda: comparison(home, folder)))
         if (decided := folder / CHAMPION).is_file():

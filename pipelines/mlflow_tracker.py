@@ -24,7 +24,7 @@ from pipelines.home import Home
 from pipelines.journal import Record
 from pipelines.mlflow_data import Texts
 from pipelines.mlflow_view import COMPARABLE
-from pipelines.mlflow_words import RUNS, flatten, key_of, name_of, refuses
+from pipelines.mlflow_words import RUNS, VIEWED, flatten, key_of, name_of, refuses
 from pipelines.process import alive
 from pipelines.sender import Refused
 
@@ -93,6 +93,7 @@ class MlflowTracker:
         self.texts = Texts.of(begun) if begun else Texts({}, {})
         self.model = PurePath(str(begun["recipe"].get("model", ""))).name if begun else ""
         self._refusals: list[str] = []
+        self._viewed = False
 
     def send(self, record: Record) -> None:
         """Pass on one record; unknown kinds concern other readers.
@@ -254,7 +255,8 @@ class MlflowTracker:
     def _keep(self) -> None:
         """Write down which run is whose."""
         draft = self.folder / f"{RUNS}.draft"
-        draft.write_text(json.dumps({"experiment": self.experiment, "runs": self.runs}, indent=1))
+        known = {"experiment": self.experiment, "runs": self.runs} | ({VIEWED: True} if self._viewed else {})
+        draft.write_text(json.dumps(known, indent=1))
         draft.replace(self.folder / RUNS)
 
     def _find(self, tags: dict[str, str]) -> str | None:
@@ -296,6 +298,9 @@ class MlflowTracker:
         """The page on which the runs of the experiment are compared."""
         with self._part("view"):
             mlflow_view.keep(self.client, self.experiment)
+            if not self._viewed:
+                self._viewed = True
+                self._keep()
 
     def _file(self, run: str, path: Path) -> None:
         if path.is_file():

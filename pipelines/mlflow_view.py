@@ -21,16 +21,20 @@ if TYPE_CHECKING:
 
 KEY = "attar"  # of the view of a whole experiment; that of a sweep goes by the name of the sweep's folder
 SWEEP = "attar.sweep"  # tag of a sweep's runs
+CHOICE = "attar.choice"  # tag of its variants: what may be said of each, see mlflow_choice
+PLACE = "attar.place"  # likewise: where each comes in the list, 01 is the one to ship
 COMPARABLE = "attar.comparable"  # tag of runs; those in which its last word is the same may be ranked together
+FINISHED = "attributes.status = 'FINISHED'"  # what failed, was cancelled, or a gate has stopped is none of a ranking
 DIGITS = 8  # of the hash of what they have in common
 PARENTS = "tags.`pipeline.role` = 'pipeline'"
 TAG = "mlflow.sharedViewState."
 KIND, MODELS = "mlflow.experimentKind", "custom_model_development"  # else MLflow shows its pages for GenAI
 PACKED = "deflate;"
-QUALITY, LOW, RATIO, LOSS = "quality/retained", "quality/retained_low", "compression_ratio", "quality/kl"
+QUALITY, RATIO, LOSS = "quality/retained", "compression_ratio", "quality/kl"
+LOW, HIGH = f"{QUALITY}_low", f"{QUALITY}_high"  # of the 95 % interval
 MOST_RUNS = 200  # of which the view is made, the newest
 MOST_PARAMS = 6  # in the parallel coordinates
-MOST_LETTERS = 12  # of a value that an axis can name
+MOST_LETTERS = 24  # of a value that an axis can name
 # What names a run, or says where and how it was done, and not what was done.
 ASIDE = (
     "name",
@@ -71,16 +75,19 @@ def keep(client: "MlflowClient", experiment: str, sweep: str | None = None, para
         marked = f"{PARENTS} and tags.`{COMPARABLE}` IS NOT NULL"
         told = client.search_runs([experiment], marked, max_results=1, order_by=newest)
         group = told[0].data.tags[COMPARABLE].rpartition(" ")[2] if told else None
-        asked = PARENTS + (f" and tags.`{COMPARABLE}` LIKE '% {group}'" if group else "")
+        asked = f"{PARENTS} and {FINISHED}" + (f" and tags.`{COMPARABLE}` LIKE '% {group}'" if group else "")
     runs = client.search_runs([experiment], asked, max_results=MOST_RUNS, order_by=newest)
     found = [run.data.params for run in runs]
     ratios = {run.data.metrics.get(RATIO) for run in runs} - {None}
-    made = state(found, list(params) or varied(found), asked, same_ratio=len(ratios) < 2)
-    tags = client.get_experiment(experiment).tags
-    if KIND not in tags:
+    named = {name for run in runs for name in run.data.tags}
+    tags = [name for name in ((CHOICE,) if sweep else (CHOICE, SWEEP)) if name in named]
+    shown = list(params) or varied(found)
+    made = state(found, shown, asked, len(ratios) < 2, tags, placed=sweep is not None and PLACE in named)
+    there = client.get_experiment(experiment).tags
+    if KIND not in there:
         client.set_experiment_tag(experiment, KIND, MODELS)
     key = sweep or KEY
-    before = _opened(tags.get(TAG + key, ""))
+    before = _opened(there.get(TAG + key, ""))
     if before.get("state") == made:
         return
     now = round(1000 * time.time())
@@ -121,8 +128,24 @@ def varied(runs: Sequence[Mapping[str, str]]) -> list[str]:
     return sorted(differ, key=lambda name: (-len(values[name]), name))[:MOST_PARAMS]
 
 
-def state(runs: Sequence[Mapping[str, str]], params: Sequence[str], asked: str, same_ratio: bool) -> State:
-    """What MLflow's page of an experiment remembers of itself: filter, order, columns and charts."""
+def state(
+    runs: Sequence[Mapping[str, str]],
+    params: Sequence[str],
+    asked: str,
+    same_ratio: bool,
+    tags: Sequence[str] = (),
+    placed: bool = False,
+) -> State:
+    """What MLflow's page of an experiment remembers of itself: filter, order, columns and charts.
+
+    Args:
+        runs: params of each.
+        params: that are compared.
+        asked: the filter.
+        same_ratio: whether all are equally small.
+        tags: that stand beside the name.
+        placed: whether the runs have places, by which they are sorted then.
+    """
     short = [name for name in params if all(len(run.get(name, "")) <= MOST_LETTERS for run in runs)]
     front = [_scatter(_metric(RATIO), "front")]
     charts = [
@@ -130,11 +153,13 @@ def state(runs: Sequence[Mapping[str, str]], params: Sequence[str], asked: str, 
         *([] if same_ratio else front),
         _parallel(params, [QUALITY] if same_ratio else [RATIO, QUALITY]),
         *(_scatter({"key": name, "type": "PARAM"}, name) for name in short[:2]),
-        _bar(LOW),  # of the 95 % interval
+        _bar(LOW),
+        _bar(HIGH),
         _bar(LOSS),
         *(front if same_ratio else []),  # one above the other it tells less than the others
     ]
-    columns = [f"metrics.`{name}`" for name in (QUALITY, LOW, RATIO, "quality/bytes", LOSS)]
+    columns = [f"tags.`{name}`" for name in tags]
+    columns += [f"metrics.`{name}`" for name in (QUALITY, LOW, HIGH, RATIO, "quality/bytes", LOSS)]
     columns += [f"params.`{name}`" for name in params] + [f"tags.`{COMPARABLE}`"]
     # MLflow adds a chart for every metric, in sections by the beginnings of their names: these are there, but closed.
     sections = [
@@ -143,8 +168,8 @@ def state(runs: Sequence[Mapping[str, str]], params: Sequence[str], asked: str, 
     ]
     return {
         "searchFilter": asked,
-        "orderByKey": f"metrics.`{QUALITY}`",
-        "orderByAsc": False,
+        "orderByKey": f"tags.`{PLACE}`" if placed else f"metrics.`{QUALITY}`",
+        "orderByAsc": placed,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],

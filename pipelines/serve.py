@@ -16,9 +16,10 @@ from pathlib import Path
 
 from attar import slots
 from attar.errors import BadInput, StageFailed
-from pipelines import deployments_yaml, guard, mlflow_link, mlflow_server, prefect_server, serving
+from pipelines import deployments_yaml, guard, mlflow_link, mlflow_pages, mlflow_server, prefect_server, serving
 from pipelines.embedded import SILENT, configure
 from pipelines.home import Home
+from pipelines.mlflow_words import RUNS
 
 POLL_SECONDS = 0.3
 STEADY_SECONDS = 30.0  # what ran for longer is started again at once
@@ -174,6 +175,8 @@ def _deploy(home: Home, deployments: Path, environment: dict[str, str]) -> None:
 
 
 def _addresses(home: Home, ports: tuple[int, int]) -> list[str]:
+    for newest in sorted(home.runs.glob(f"*/{RUNS}"), reverse=True)[:1]:
+        mlflow_pages.ensure(home, newest.parent)
     compared = mlflow_link.newest_comparison(home, f"http://127.0.0.1:{ports[1]}")
     return [
         "",

@@ -9,6 +9,7 @@ from pipelines.report import Row, interval, told
 
 Name = Callable[[Candidate], str]
 MOST = 14  # names in a sentence
+SHIP = "Ship"
 
 
 def headline(choice: Choice, name: Name, unjudged: str | None) -> str:
@@ -16,8 +17,14 @@ def headline(choice: Choice, name: Name, unjudged: str | None) -> str:
 
     What is ``unjudged`` is no more than the best of these, and what nobody can tell apart no more than that by value.
     """
-    title = "Best by its value alone:" if choice.few else "Best of these:" if unjudged else "Ship"
+    title = advice(choice, unjudged)
+    title += "" if title == SHIP else ":"
     return f"{title} {name(choice.smallest)}: {came_to(choice.smallest.row)}"
+
+
+def advice(choice: Choice, unjudged: str | None) -> str:
+    """How much may be said of the choice."""
+    return "Best by its value alone" if choice.few else "Best of these" if unjudged else SHIP
 
 
 def reasons(choice: Choice, name: Name, unjudged: str | None, verdicts: Mapping[str, str]) -> list[str]:

@@ -35,12 +35,15 @@ def label(values: Mapping[str, Any], document: Document) -> str:
 
 
 def short(values: Mapping[str, Any], document: Document, orders: Sequence[Sequence[int]] = ()) -> str:
-    """The same for lists that cut it off: ``temp 4, depth→width``; ``temp 4, no distill`` where that is all."""
+    """The same for lists that cut it off: ``temp 4, depth→width``; ``temp 4, no distill`` where that is all.
+
+    Numbers are rounded; params have all digits.
+    """
     called = names(values, document)
     brief = {path: _abbreviated(name) for path, name in called.items()}
     brief = brief if len(set(brief.values())) == len(brief) else called
     return ", ".join(
-        short_order(values[path], document, orders) if path == ORDER else f"{name} {told(values[path])}"
+        short_order(values[path], document, orders) if path == ORDER else f"{name} {_rounded(values[path])}"
         for path, name in brief.items()
     )
 
@@ -125,6 +128,10 @@ def _apart(order: Sequence[int], orders: Sequence[Sequence[int]]) -> Sequence[in
     head, tail = (len(list(takewhile(lambda at: len(set(at)) == 1, zip(*ones, strict=False)))) for ones in both)
     kept = order[head : len(order) - tail]
     return kept if len(kept) > 1 else order
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else told(value)
 
 
 def _left_out(order: Sequence[int], called: Mapping[int, str]) -> list[str]:

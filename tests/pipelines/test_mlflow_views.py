@@ -49,6 +49,7 @@ def write(
     row = {
         "retained": retained,
         "retained_low": retained - 0.1,
+        "retained_high": retained + 0.1,
         "kl": 0.5,
         "bytes": 10,
         "compression_ratio": 1 / (1 - ffn),
@@ -118,6 +119,8 @@ def test_an_experiment_has_a_view_of_its_parents_over_what_differs(place: Home, 
     order = [f"{found['orderByKey']} DESC"]
     shown = client_of(place).search_runs([experiment.experiment_id], found["searchFilter"], order_by=order)
     assert [run.data.tags["attar.run"] for run in shown] == ["r1", "r2"]
+    interval = [f"metrics.`{name}`" for name in ("quality/retained_low", "quality/retained_high")]
+    assert set(interval) <= set(found["selectedColumns"])
     named = [chart["metricKey"] for chart in chart(found, "BAR")] + parallel["selectedMetrics"]
     assert all(set(named) <= set(run.data.metrics) for run in shown)
     assert all(set(parallel["selectedParams"]) <= set(run.data.params) for run in shown)
@@ -141,7 +144,7 @@ def test_a_view_is_written_only_when_it_changes_and_over_what_cannot_be_read(
     for broken in ("{}", "not JSON", '{"createdAt": 1, "state": "deflate;xyz"}'):
         client.set_experiment_tag(experiment, tag, broken)
         mlflow_view.keep(client, experiment)
-        assert view(place)["searchFilter"] == mlflow_view.PARENTS
+        assert view(place)["searchFilter"] == f"{mlflow_view.PARENTS} and {mlflow_view.FINISHED}"
     first = json.loads(experiment_of(place).tags[tag])["createdAt"]
     write(place, "r2", validate(document), ffn=0.5)
     assert json.loads(experiment_of(place).tags[tag])["createdAt"] == first and len(chart(view(place), "SCATTER")) > 1
@@ -165,6 +168,10 @@ def test_the_view_ranks_only_what_is_comparable_with_the_newest_run(place: Home,
     assert tags["r1"] == f"{Path(document['model']).name} 1a2b3c4d" and str(tags["r2"]).endswith(" 9f8e7d6c")
     write(place, "r4", recipe, ffn=0.125, group=other)
     assert shown() == {"r2", "r4"}
+    killed = write(place, "r5", recipe, ffn=0.0625, group=other)
+    parent = json.loads((killed / "mlflow.json").read_text())["runs"]["parent"]
+    client_of(place).set_terminated(parent, "KILLED")  # cancelled, as its twin was not
+    assert shown() == {"r2", "r4"}
     assert chart(view(place), "PARALLEL")[0]["selectedParams"] == ["prune.width 2.ffn", "prune.width.ffn"]
 
 
@@ -184,7 +191,7 @@ def test_params_that_differ_are_those_of_stages_and_the_commonest_come_first() -
     found = mlflow_view.varied(runs)
     assert found[:2] == ["stages", "distill.logit.temperature"] and len(found) == mlflow_view.MOST_PARAMS
     assert mlflow_view.varied(runs[:1]) == [] and mlflow_view.varied([]) == []
-    long = [run | {"stages": f"{run['stages']} → something else"} for run in runs]
+    long = [run | {"stages": f"{run['stages']} → something that is longer"} for run in runs]
     made = mlflow_view.state(long, found, mlflow_view.PARENTS, same_ratio=True)
     across = [chart["xaxis"]["key"] for chart in chart(made, "SCATTER")]
     assert across[0] == "distill.logit.temperature" and across[-1] == "compression_ratio"
@@ -283,4 +290,6 @@ def test_a_sweep_is_a_run_with_its_plot_and_a_view_of_its_variants(place: Home, 
     assert kept == {"pareto.png", "sweep.csv"} and swept.data.metrics["variants"] == 2
     header, *lines = (folder / "sweep.csv").read_text().splitlines()
     assert header.startswith("variant,label,order,stages.0.ffn,status,text,run,step,name") and len(lines) == 3
-    assert len(parents(place)) == 3  # the sweep's own run is none of the pipelines'
+    others = {run.data.tags["attar.run"]: run for run in parents(place)}  # the sweep's own run is none of them
+    assert len(others) == 3 and others["stranger"].info.run_name == "stranger"
+    assert not [tag for tag in others["stranger"].data.tags if tag in ("attar.sweep", "attar.variant")]

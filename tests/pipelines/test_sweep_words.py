@@ -61,6 +61,7 @@ def test_names_for_short_lists_stay_different(document: dict[str, Any]) -> None:
     document["stages"][0] |= {"learning_rate": {"sweep": [1e-4]}, "temperature": {"sweep": [2]}, "ffn": {"sweep": [1]}}
     space = read(document)
     (values,) = space.grid()
+    assert short({"stages.0.learning_rate": 0.03516271782664421}, space.document) == "lr 0.0352"
     assert sorted(short(values, space.document).split(", ")) == ["ffn 1", "lr 0.0001", "temp 2"]
     document["stages"][0] |= {"load_rows": {"sweep": [3]}}
     space = read(document)

@@ -1,0 +1,75 @@
+"""Brings what MLflow shows of a home up to date: views an older Attar did not write, and sweeps it was not told of."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from attar.credentials import without_credentials
+from attar.errors import first_line
+from pipelines.home import Home
+from pipelines.mlflow_words import RUNS, VIEWED
+
+
+def refresh(home: Home, tell: Callable[[str], None], warn: Callable[[str], None]) -> None:
+    """Write the views of all experiments, and mark the variants of all sweeps that have ended.
+
+    Args:
+        home: whose runs they are.
+        tell: gets a sentence about each sweep that is new there.
+        warn: gets a sentence about what is not possible.
+    """
+    known = [_known(path) for path in sorted(home.runs.glob(f"*/{RUNS}"))]
+    experiments = sorted({str(found["experiment"]) for found in known if "experiment" in found})
+    if not experiments:
+        return
+    from pipelines import mlflow_sweep
+
+    for experiment in experiments:
+        try:
+            _write(home, experiment)
+        except Exception as error:
+            warn(f"the view of experiment {experiment}: {without_credentials(first_line(error))}")
+    for folder in sorted(path for path in (home.root / "sweeps").glob("*") if path.is_dir()):
+        try:
+            told = mlflow_sweep.catch_up(home, folder)
+        except Exception as error:
+            warn(f"the sweep {folder.name}: {without_credentials(first_line(error))}")
+            continue
+        if told is not None:
+            tell(f"{folder.name}: sweep of {told}")
+
+
+def ensure(home: Home, folder: Path) -> None:
+    """Write the view that the address of a run's experiment names, if an older Attar has tracked the run.
+
+    Only into the database in the home: a server may be away, and takes the views with ``attar sync``.
+    """
+    path = folder / RUNS
+    found = _known(path)
+    if VIEWED in found or "experiment" not in found or not home.mlflow_uri.startswith("sqlite:"):
+        return
+    with suppress(Exception):  # then the page opens on MLflow's own overview
+        _write(home, str(found["experiment"]))
+        draft = path.with_name(f"{RUNS}.draft")
+        draft.write_text(json.dumps(found | {VIEWED: True}, indent=1))
+        draft.replace(path)
+
+
+def _write(home: Home, experiment: str) -> None:
+    from pipelines.embedded import configure
+
+    configure(home)
+    from mlflow.tracking import MlflowClient
+
+    from pipelines import mlflow_view
+
+    mlflow_view.keep(MlflowClient(tracking_uri=home.mlflow_uri), experiment)
+
+
+def _known(path: Path) -> dict[str, object]:
+    """What the tracker has written down of a run."""
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text())
+        return found if isinstance(found, dict) else {}
+    return {}
