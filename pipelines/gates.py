@@ -114,6 +114,12 @@ FORMS: dict[Unit, tuple[float, str]] = {
     "price": (1, "{:,.4g} a million tokens"),
     "plain": (1, "{:.3f}"),
 }
+FINER: dict[Unit, tuple[tuple[float, str], ...]] = {  # for what would be told as 0.0 of these
+    "bytes": ((1e-3, "{:.1f} kB"), (1, "{:.0f} B")),
+    "count": ((1e-3, "{:.1f} k"), (1, "{:.0f}")),
+    "seconds": ((1e6, "{:.1f} µs"),),
+    "flops": ((1e-6, "{:.3f} MFLOP"), (1, "{:.0f} FLOP")),
+}
 
 
 class _Part(BaseModel):
@@ -301,7 +307,8 @@ def _why(gate: Gate, figure: Figure) -> str:
 
 
 def _told(measure: Measure, value: float) -> str:
-    factor, form = FORMS[measure.unit]
+    forms = (FORMS[measure.unit], *FINER.get(measure.unit, ()))
+    factor, form = next((one for one in forms if abs(value * one[0]) >= 0.1), forms[-1])
     return form.format(value * factor)
 
 

@@ -17,6 +17,7 @@ def headline(choice: Choice, name: Name, unjudged: str | None) -> str:
     What is ``unjudged`` is no more than the best of these, and what nobody can tell apart no more than that by value.
     """
     title = "Best by its value alone:" if choice.few else "Best of these:" if unjudged else "Ship"
+    title = f"Best of the {len(choice.ranked)} measured alike:" if choice.others and not choice.few else title
     return f"{title} {name(choice.smallest)}: {came_to(choice.smallest.row)}"
 
 
@@ -30,7 +31,8 @@ def reasons(choice: Choice, name: Name, unjudged: str | None, verdicts: Mapping[
     found = [f"Nothing here is beyond doubt: {choice.few}."] if choice.few else []
     found += [unjudged] if unjudged else []
     if ship is winner:
-        found.append(f"It keeps the most of {count} models." if count > 1 else "It is the only one to choose from.")
+        most = f"It keeps the most of {count} models, the last of each run."
+        found.append(most if count > 1 else "It is the only one to choose from.")
     else:
         found.append(
             f"{_capital(name(winner))} keeps more, {interval(winner.row)}, at {_mb(winner.row)}; this one is the "
