@@ -146,7 +146,7 @@ def test_the_beginning_of_a_fingerprint_names_the_one_model_that_has_it(shelf: S
     for name in ("abcde", "abcdeg", "*bcdef0123", "abcdef01*"):
         with pytest.raises(BadInput, match="there is no run"):
             find(shelf.home, name)
-    with pytest.raises(BadInput, match="neither a run is called 123456 in .* nor does a model's fingerprint begin so"):
+    with pytest.raises(BadInput, match=r"neither a run is called 123456 in .* nor does a model's fingerprint begin so"):
         find(shelf.home, "123456")
     shelf.run("20261123", "dated", ("n", 50_000_000, 0.1))
     assert find(shelf.home, "20261123").run == "20261123"
