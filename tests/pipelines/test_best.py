@@ -251,7 +251,7 @@ def test_when_nothing_fits_the_nearest_is_named(stocked: "Shelf") -> None:
         ((None, ["headline"], []), "^--min 'headline' is not of the form MEASURE=LIMIT, such as headline=0.9$"),
         ((None, [], ["kl="]), "^--max 'kl=' is not of the form MEASURE=LIMIT, such as kl=0.3$"),
         ((None, ["headline=90"], []), "--min headline=90: headline .* write 0.9 or 90 %"),
-        ((None, ["headline=much"], []), "^--min headline=much is no limit of headline; possible: a number alone or"),
+        ((None, ["headline=much"], []), "^--min headline=much is no limit of headline; possible: a number, alone or"),
         (("60 apples", [], []), "^--max-bytes 60 apples is no limit of bytes; possible: .* MB"),
         (("60MB, please", [], []), "^--max-bytes 60MB, please is no limit of bytes"),
         (("", [], []), "^--max-bytes '' is not a size, such as 60MB$"),
