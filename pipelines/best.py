@@ -281,7 +281,7 @@ def _ranked(choice: Choice) -> str:
         return f"ranked: {count}{steps}; no limit was given"
     told = f"ranked: {count} within {' and '.join(gate.rule for gate in choice.asked)}{steps}"
     if outside := choice.outside:
-        first = outside[0]
+        first = min(outside, key=lambda one: bool(one.refused))
         why = choice.breaches[first.row.fingerprint]
         told += f"; left out: {len(outside)} outside the limits, the best of them {choice.label(first)} ({why})"
     return told

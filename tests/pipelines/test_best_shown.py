@@ -43,17 +43,15 @@ def swept(shelf: "Shelf") -> "Shelf":
     return shelf
 
 
-def shown(found: best.Choice, width: int = 300) -> str:
-    console = Console(record=True, width=width, file=StringIO())
-    best.show(console, found)
-    return console.export_text()
+def shown(found: best.Choice) -> str:
+    written = StringIO()
+    best.show(Console(file=written, width=300), found)
+    return written.getvalue()
 
 
 def row_signs(found: best.Choice) -> dict[str, str]:
     """Model → the sign in its row, in the order of the rows."""
-    written = StringIO()
-    best.show(Console(file=written), found)
-    named = [line[:40] for line in written.getvalue().splitlines() if " MB " in line[:60] and ":" not in line[:40]]
+    named = [line[:40] for line in shown(found).splitlines() if " MB " in line[:60] and ":" not in line[:40]]
     words = [line.split() for line in named]
     return {(one[1] if len(one[0]) < 3 else one[0]): (one[0] if len(one[0]) < 3 else "") for one in words}
 
@@ -97,7 +95,7 @@ def test_what_a_gate_refuses_stands_behind_what_may_be_chosen(swept: "Shelf") ->
     found = best.choose(swept.home)
     assert found.ranked[0].row.name == "stopped" and list(row_signs(found).items())[-1] == ("stopped", "✗")
     assert "ranked: 4 models," in shown(found)
-    assert "stopped" not in shown(best.choose(swept.home, best.limits(None, ["ratio=0.1"], ["bytes=45MB"])))
+    assert "stopped" not in shown(best.choose(swept.home, best.limits("45MB")))
 
 
 def test_variants_are_told_apart_by_their_values(swept: "Shelf") -> None:
@@ -116,7 +114,7 @@ def test_variants_are_told_apart_by_their_values(swept: "Shelf") -> None:
 
 def test_a_sweeps_name_names_its_runs(swept: "Shelf") -> None:
     """As it does for ``attar report``; a name of neither is a sentence with both."""
-    swept.run("2026-5-other", "other", ("newer", 50 * MB, 0.1), windows=8)
+    swept.run("2026-9999-other", "other", ("newer", 50 * MB, 0.1), windows=8)
     assert best.choose(swept.home).winner.row.name == "newer"
     assert best.choose(swept.home, recipe="mine").winner.row.name == "step-1"
     with pytest.raises(BadInput, match=r"no model of that recipe or sweep is here; did you mean 'mine'"):
