@@ -198,7 +198,11 @@ def _asked(one: Shown) -> dict[str, Any]:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    found = yaml.safe_load(path.read_text())
+    """A recipe as it was asked for; of one that cannot be read nothing is known."""
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError):
+        return {}
     return found if isinstance(found, dict) else {}
 
 

@@ -112,6 +112,14 @@ def test_variants_are_told_apart_by_their_values(swept: "Shelf") -> None:
     assert {one["variant"] for one in found.as_json()["candidates"]} == set(words.values())
 
 
+def test_a_damaged_recipe_takes_no_choice_away(swept: "Shelf") -> None:
+    (swept.home.runs / "2026-2-mine-02" / "recipe.yaml").write_text("stages: [{")
+    (swept.home.root / "sweeps" / "mine-0123abcd" / TRIALS).open("a").write('{"number": 4, "val')
+    found = best.choose(swept.home)
+    assert found.winner.row.name == "step-1" and found.variants["2026-1-mine-01"].startswith("temp 2, width→")
+    assert "step-1" in shown(found)
+
+
 def test_a_sweeps_name_names_its_runs(swept: "Shelf") -> None:
     """As it does for ``attar report``; a name of neither is a sentence with both."""
     swept.run("2026-9999-other", "other", ("newer", 50 * MB, 0.1), windows=8)
