@@ -7,7 +7,7 @@ same text alike, and the counts of tokens of every document, which a comparison 
 from collections.abc import Mapping
 from typing import Any
 
-from attar.fingerprint import environment_versions, hash_json
+from attar.fingerprint import LENGTH, environment_versions, hash_json
 
 KEY = "stamp"  # in a result
 HASH = "hash"  # in a stamp, of all the rest
@@ -16,6 +16,13 @@ _NUMERICS = ("suite", "dtype", "libraries")
 _TEXT = (*_NUMERICS, "data.held-out", "data.other", "windows", "length")
 _QUESTIONS = (*_NUMERICS, "prompt_format", "tasks")
 _MACHINE = ("suite", "libraries", "dtype", "device", "processor", "threads")
+
+WORDS = {
+    "suite": "version of the measures",
+    "data.held-out": "held-out text",
+    "data.other": "text of another kind",
+    "length": "tokens of a window",
+}
 
 # Measure → the parts of the stamp that must agree. Sizes are properties of files and may always be compared.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -75,6 +82,22 @@ def comparable(a: Mapping[str, Any], b: Mapping[str, Any], measure: str) -> str 
         if left != right:
             return f"{measure}: the two differ in {part} ({_short(left)} and {_short(right)}), so they are not ranked"
     return None
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], measure: str) -> list[str]:
+    """In what two results differ that may not be compared in a measure of :data:`PARTS`: ``windows (20 and 24)``."""
+    one, two = stamp_of(a) or {}, stamp_of(b) or {}
+    found = []
+    for part in PARTS[measure]:
+        left, right = one.get(part), two.get(part)
+        if left == right:
+            continue
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            apart = [name for name in sorted({*left, *right}) if left.get(name) != right.get(name)]
+            left, right = ({name: side.get(name) for name in apart} for side in (left, right))
+        hashed = isinstance(left, str) and len(left) >= LENGTH  # says nothing to a reader
+        found.append(WORDS.get(part, part) + ("" if hashed else f" ({_short(left)} and {_short(right)})"))
+    return found
 
 
 def group(result: Mapping[str, Any], measure: str) -> str | None:

@@ -149,6 +149,18 @@ def read(folder: Path, tag: str = "1", end: tuple[str, str] | None = None) -> Sh
     return Shown(tag, folder, found, records, files[0].read_text() if files else "", status, text)
 
 
+def sweeps(home: Home) -> dict[str, dict[str, str]]:
+    """Sweep → run → what tells it from the others, in short words; of several sweeps of one name all runs."""
+    found: dict[str, dict[str, str]] = {}
+    for folder in sorted(path for path in (home.root / "sweeps").glob("*") if (path / sweep.TRIALS).is_file()):
+        trials = [one for one in sweep.trials_in(folder) if one.run and (home.runs / one.run / RECIPE).is_file()]
+        if trials:
+            document = sweep_words.whole([(one.values, _document(home.runs / one.run / RECIPE)) for one in trials])
+            told = {one.run: sweep_words.short(one.values, document) for one in trials}
+            found.setdefault(folder.name[:-SUFFIX], {}).update(told)
+    return found
+
+
 def _folder(home: Home, name: str | None) -> Path:
     """The run of an id, or the newest one of a recipe."""
     if name is None or (RUN_ID.fullmatch(name) and (home.runs / name).is_dir()):
@@ -182,7 +194,15 @@ def _runs(folder: Path) -> list[str]:
 def _asked(one: Shown) -> dict[str, Any]:
     """A run's recipe as it was asked for: a gate may have put a stage between those that a sweep knows."""
     path = one.folder / RECIPE
-    found = yaml.safe_load(path.read_text()) if path.is_file() else one.document
+    return _document(path) if path.is_file() else one.document
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """A recipe as it was asked for; of one that cannot be read nothing is known."""
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError):
+        return {}
     return found if isinstance(found, dict) else {}
 
 

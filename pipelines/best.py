@@ -1,7 +1,7 @@
 """Which model to ship: the best within limits, what cannot be told apart from it, and what no other beats."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rich import box
@@ -13,13 +13,13 @@ from attar import scores
 from attar.errors import BadInput
 from attar.stamp import comparable
 from attar.store import Store
-from pipelines import as_good, candidates, gates, gating
+from pipelines import as_good, asked_runs, candidates, gates, gating
 from pipelines.as_good import MARGIN, SCORED
 from pipelines.candidates import Candidate, Group
 from pipelines.front import front, rank
 from pipelines.gates import MEASURES, Figure, Gate
 from pipelines.home import Home
-from pipelines.report import COLUMNS
+from pipelines.report import COLUMNS, interval
 from pipelines.signs import SIGNS, Kind, legend
 
 NO_SCORES = "the best has no scores per document; measure it again"
@@ -27,6 +27,7 @@ UNKNOWN = "not distinguishable"
 MORE = "measure more windows (measure.windows)"
 FEWER = f"{MORE}, or compare fewer models"
 SHOWN = ("size", "retained\nquality", "KL\nnats", "decode\ntok/s")  # of the report's columns
+MOST = 6  # of the front in a sentence
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Choice:
     ranked: tuple[Candidate, ...]  # all of them, the best first
     breaches: dict[str, str]  # fingerprint → which limits, or gates of its recipe, it does not keep
     winner: Candidate
-    alike: tuple[Candidate, ...]  # within the limits, and not distinguishable from the winner
+    alike: tuple[Candidate, ...]  # within the limits, no larger than the winner and not distinguishable from it
     smallest: Candidate  # of the winner and those as good
     front: tuple[Candidate, ...]  # of all that no gate refused
     others: tuple[Group, ...] = ()  # which are not comparable with these
@@ -46,12 +47,43 @@ class Choice:
     few: str | None = None  # why nobody can tell the models apart
     blind: str | None = None  # why of no smaller one it can be shown that it is as good
     unscored: tuple[Candidate, ...] = ()  # within the limits, without scores that could be compared with the winner's
+    larger: tuple[Candidate, ...] = ()  # than the winner, within the limits and not distinguishable from it
+    asked: tuple[Gate, ...] = ()  # the limits
+    variants: Mapping[str, str] = field(default_factory=dict)  # run of a sweep → what is varied in it, in words
+
+    @property
+    def fitting(self) -> list[Candidate]:
+        return [one for one in self.ranked if one.row.fingerprint not in self.breaches]
+
+    @property
+    def outside(self) -> list[Candidate]:
+        """Those that do not keep the limits, whatever gates say of them."""
+        return [one for one in self.ranked if self.breaches.get(one.row.fingerprint, one.refused) != one.refused]
+
+    @property
+    def listed(self) -> list[Candidate]:
+        """Those within the limits that may be chosen, then those that gates refuse."""
+        outside = {one.row.fingerprint for one in self.outside}
+        within = [one for one in self.ranked if one.row.fingerprint not in outside]
+        return sorted(within, key=lambda one: bool(one.refused))
+
+    @property
+    def last(self) -> list[Candidate]:
+        """Of those within the limits the last of their runs that are here."""
+        steps: dict[str, int] = {}
+        for one in self.ranked:
+            steps[one.run] = max(one.row.step, steps.get(one.run, 0))
+        return [one for one in self.fitting if one.run and one.row.step == steps[one.run]]
 
     @property
     def equals(self) -> int:
         """How many within the limits retain what the winner does, itself among them."""
-        fitting = (one for one in self.ranked if one.row.fingerprint not in self.breaches)
-        return sum(one.retained == self.winner.retained for one in fitting)
+        return sum(one.retained == self.winner.retained for one in self.fitting)
+
+    def label(self, one: Candidate) -> str:
+        """``quantize.gptq of run 20260101-120000-mine-07 (temp 4, width→rtn)``."""
+        told = self.variants.get(one.run)
+        return f"{one.label} ({told})" if told else one.label
 
     def as_json(self) -> dict[str, Any]:
         on_front = {one.row.fingerprint for one in self.front}
@@ -59,6 +91,7 @@ class Choice:
             {
                 "recipe": one.recipe,
                 "run": one.run,
+                "variant": self.variants.get(one.run),
                 "fits": one.row.fingerprint not in self.breaches,
                 "why_not": self.breaches.get(one.row.fingerprint),
                 "front": one.row.fingerprint in on_front,
@@ -69,7 +102,7 @@ class Choice:
         return {
             "group": self.group.label,
             "winner": self.winner.row.fingerprint,
-            "not_distinguishable": [one.row.fingerprint for one in self.alike],
+            "not_distinguishable": [one.row.fingerprint for one in (*self.alike, *self.larger)],
             "not_compared": [one.row.fingerprint for one in self.unscored],
             "as_good": [one.row.fingerprint for one in self.as_good],
             "margin": self.margin,
@@ -86,17 +119,22 @@ class Choice:
 
 def limits(max_bytes: str | None, least: Sequence[str] = (), most: Sequence[str] = ()) -> tuple[Gate, ...]:
     """Limits as the command line writes them: ``60MB``, ``headline=0.9``, ``decode=1.5×``, ``kl=0.3``."""
-    given = [("--max-bytes", "max", f"bytes={max_bytes}")] if max_bytes is not None else []
-    given += [("--min", "min", text) for text in least] + [("--max", "max", text) for text in most]
+    given = [("--max-bytes", "max", "bytes", "=", max_bytes)] if max_bytes is not None else []
+    given += [("--min", "min", *text.partition("=")) for text in least]
+    given += [("--max", "max", *text.partition("=")) for text in most]
     found: list[Gate] = []
-    for option, side, text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not value.strip():
-            raise BadInput(f"{option} {text!r} is not of the form MEASURE=LIMIT, such as {side} headline=0.9 or kl=0.3")
+    for option, side, name, equals, value in given:
+        text = value if option == "--max-bytes" else f"{name}{equals}{value}"
+        if not value.strip():
+            example = "headline=0.9" if side == "min" else "kl=0.3"
+            form = "a size, such as 60MB" if text == value else f"of the form MEASURE=LIMIT, such as {example}"
+            raise BadInput(f"{option} {text!r} is not {form}")
         try:
             found += gates.parse([{"measure": name.strip(), side: value.strip()}])
         except BadInput as error:
-            raise BadInput(f"{option} {text}: {str(error).removeprefix('gates.0: ')}") from None
+            told = str(error).removeprefix("gates.0: ")
+            short = told.removeprefix(f"{side}={value.strip()!r} ")  # what was written is said already
+            raise BadInput(f"{option} {text}{': ' if short == told else ' '}{short}") from None
     return tuple(found)
 
 
@@ -112,9 +150,10 @@ def choose(home: Home, asked: Sequence[Gate] = (), recipe: str | None = None, ma
     Raises:
         BadInput: nothing was measured, or no model keeps the limits and its gates.
     """
-    groups = candidates.read(home)
-    group = candidates.of_recipe(groups, recipe)
-    return among(group, tuple(other for other in groups if other is not group), home.store, asked, margin)
+    groups, sweeps = candidates.read(home), asked_runs.sweeps(home)
+    group = candidates.of_recipe(groups, recipe, sweeps)
+    found = among(group, tuple(other for other in groups if other is not group), home.store, asked, margin)
+    return replace(found, variants={run: told for runs in sweeps.values() for run, told in runs.items()})
 
 
 def among(
@@ -145,13 +184,16 @@ def among(
     equals, blind = ((), None) if few or best is None else _as_good(winner, best, pairs, margin)
     smallest = min((winner, *equals), key=lambda one: one.bytes)
     unbeaten = tuple(front([one for one in ranked if not one.refused]))
+    larger = tuple(one for one in alike if one.bytes > winner.bytes)
+    alike = tuple(one for one in alike if one.bytes <= winner.bytes)
     return Choice(
-        group, tuple(ranked), breaches, winner, alike, smallest, unbeaten, others, equals, margin, few, blind, unscored
-    )
+        group, tuple(ranked), breaches, winner, alike, smallest, unbeaten, others, equals, margin, few, blind, unscored,
+        larger, tuple(asked),
+    )  # fmt: skip
 
 
 def show(console: Console, choice: Choice) -> None:
-    """All candidates, the best first; then what to take. Where they came from stands beside or, if narrow, below."""
+    """All within the limits, the best first; then what to take. Where they came from stands beside or below."""
     wide = console if console.is_terminal else Console(file=console.file, width=240)
     table = _table(choice, beside=True)
     if choice.few:
@@ -165,17 +207,20 @@ def show(console: Console, choice: Choice) -> None:
 def _table(choice: Choice, beside: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(choice.group.label), title_justify="left")
     texts = dict(COLUMNS)
-    for heading in ("", "model", *SHOWN, *(("recipe", "run", "fingerprint") if beside else ())):
+    varied = any(one.run in choice.variants for one in choice.listed)
+    sources = ("variant", "recipe", "run", "fingerprint")[not varied :]
+    for heading in ("", "model", *SHOWN, *(sources if beside else ())):
         table.add_column(heading, justify="right" if heading in SHOWN else "left", no_wrap=True)
     alike = {one.row.fingerprint for one in choice.alike}
-    for one in choice.ranked:
-        name = one.row.fingerprint
+    for one in choice.listed:
+        name, variant = one.row.fingerprint, choice.variants.get(one.run, "")
         kind = _kind(choice, one)
         mark = (SIGNS[kind] if kind else "") + ("≈" if name in alike else "")
         style = "bold" if one is choice.winner else "dim" if name in choice.breaches else ""
-        source = [Text(one.recipe or "–"), Text(one.run or "–"), Text(name)]
-        model = Text(one.row.name if beside else "\n".join([one.row.name, *filter(None, (one.run, name))]))
-        table.add_row(mark, model, *(texts[heading](one.row) for heading in SHOWN), *source[: 3 * beside], style=style)
+        source = [Text(told or "–") for told in (variant, one.recipe, one.run, name)[not varied :]]
+        model = Text("\n".join([one.row.name, *filter(None, () if beside else (variant, one.run, name))]))
+        shown = (texts[heading](one.row) for heading in SHOWN)
+        table.add_row(mark, model, *shown, *(source if beside else ()), style=style)
     return table
 
 
@@ -190,32 +235,33 @@ def _kind(choice: Choice, one: Candidate) -> Kind | None:
 
 def _sentences(choice: Choice) -> list[str]:
     winner, smallest = choice.winner, choice.smallest
-    refused = [one for one in choice.ranked if one.refused]
-    beyond = len(choice.breaches) - len(refused)
-    within = f", within the limits ({beyond} are not)" if beyond else ""
-    told = [f"best{' by its value alone' if choice.few else ''}{within}: {winner.label}, in {winner.row.folder}"]
+    refused = [one for one in choice.listed if one.refused]
+    best = "best by its value alone" if choice.few else "best"
+    told = [_ranked(choice), f"{best}: {choice.label(winner)}, in {winner.row.folder}", *_besides(choice)]
     if choice.equals > 1:
         end = " (retained quality ends at 100 %)" if winner.retained == 1 else ""
         order = "the smallest of them is best, of equal sizes that of the lowest perplexity"
         told.append(f"{choice.equals} keep as much{end}: {order}")
     if choice.alike:
-        names = ", ".join(one.label for one in choice.alike)
+        names = ", ".join(map(choice.label, choice.alike))
         told.append(f"≈ {UNKNOWN} from it (paired over documents, all pairs tested together): {names}")
+    if choice.larger:
+        told.append(f"larger, and not beyond doubt worse: {', '.join(map(choice.label, choice.larger))}")
     if choice.unscored:
-        names = ", ".join(one.label for one in choice.unscored)
+        names = ", ".join(map(choice.label, choice.unscored))
         told.append(f"no scores per document, so not compared with it: {names}")
-    told += [f"✗ refused by a gate, so not offered: {one.label} ({one.refused})" for one in refused]
+    told += [f"✗ refused by a gate, so not offered: {choice.label(one)} ({one.refused})" for one in refused]
     points = f"{100 * choice.margin:g} {'point' if choice.margin == MARGIN else 'points'} of headline"
     if smallest is not winner:
         told.append(
-            f"the smallest that loses less than {points} against it beyond doubt: {smallest.label}, "
+            f"the smallest that loses less than {points} against it beyond doubt: {choice.label(smallest)}, "
             f"{smallest.bytes / 1e6:.1f} MB, in {smallest.row.folder}"
         )
     elif choice.blind:
         told.append(choice.blind)
     elif not choice.few and any(one.bytes < winner.bytes for one in choice.alike):
         told.append(f"of no smaller one it is beyond doubt that it loses less than {points} against it (--margin)")
-    signs = legend(kind for one in choice.ranked if (kind := _kind(choice, one)))
+    signs = legend(kind for one in choice.listed if (kind := _kind(choice, one)))
     told.append(f"{signs}; a model's folder is store/model/FINGERPRINT in the home")
     if choice.others:
         other = choice.others[0]
@@ -223,6 +269,40 @@ def _sentences(choice: Choice) -> list[str]:
         count = sum(len(found.candidates) for found in choice.others)
         chosen = f"; --recipe chooses: {', '.join(known[:8])}" if known else ""
         told.append(f"not ranked with these: {count} measured otherwise, such as those of {other.label}{chosen}")
+    return told
+
+
+def _ranked(choice: Choice) -> str:
+    """What was ranked, and what was left out."""
+    within = sum(bool(one.run) for one in choice.fitting) - len(choice.last)
+    count = f"{len(choice.fitting)} {'model' if len(choice.fitting) == 1 else 'models'}"
+    steps = f", {within} of them {'a step' if within == 1 else 'steps'} within runs" if within else ""
+    if not choice.asked:
+        return f"ranked: {count}{steps}; no limit was given"
+    told = f"ranked: {count} within {' and '.join(gate.rule for gate in choice.asked)}{steps}"
+    if outside := choice.outside:
+        first = min(outside, key=lambda one: bool(one.refused))
+        why = choice.breaches[first.row.fingerprint]
+        told += f"; left out: {len(outside)} outside the limits, the best of them {choice.label(first)} ({why})"
+    return told
+
+
+def _besides(choice: Choice) -> list[str]:
+    """What to take if it has to be smaller, and what ``attar report`` would put first, which knows no steps."""
+    smallest, told = choice.smallest, []
+    last = choice.last
+    if last and choice.winner not in last:
+        first = last[0]
+        step = "that is a step within its run; " if choice.winner.run else ""
+        told.append(
+            f"{step}of the last models of runs, which attar report compares, the best is {choice.label(first)}, "
+            f"{first.bytes / 1e6:.1f} MB, {interval(first.row)}"
+        )
+    smaller = [one for one in reversed(choice.front) if one.bytes < smallest.bytes and one in choice.fitting]
+    if smaller:
+        names = [f"{choice.label(one)}, {one.bytes / 1e6:.1f} MB, {interval(one.row)}" for one in smaller[:MOST]]
+        more = f"; and {len(smaller) - MOST} more" if len(smaller) > MOST else ""
+        told.append(f"◆ smaller, and nothing as small is better: {'; '.join(names)}{more}")
     return told
 
 

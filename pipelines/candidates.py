@@ -6,7 +6,7 @@ without refusing it, a user has asked for it, and it is a candidate as any other
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,16 +98,20 @@ def read(home: Home) -> list[Group]:
     return sorted(groups, key=lambda made: made.candidates[0].when, reverse=True)
 
 
-def of_recipe(groups: list[Group], recipe: str | None) -> Group:
-    """The group with the newest result of a recipe; of all recipes when none is named."""
+def of_recipe(groups: list[Group], recipe: str | None, sweeps: Mapping[str, Collection[str]]) -> Group:
+    """The group with the newest result of a recipe, or of a sweep's runs; of all when none is named."""
     if recipe is None:
         return groups[0]
+    runs = sweeps.get(recipe, ())
     newest = [
-        (one.when, number) for number, found in enumerate(groups) for one in found.candidates if one.recipe == recipe
+        (one.when, number)
+        for number, found in enumerate(groups)
+        for one in found.candidates
+        if one.recipe == recipe or one.run in runs
     ]
     if not newest:
-        known = {name for found in groups for name in found.recipes}
-        raise BadInput(f"--recipe {recipe!r}: no model of that recipe is here; {nearest(recipe, known)}")
+        known = {name for found in groups for name in found.recipes} | sweeps.keys()
+        raise BadInput(f"--recipe {recipe!r}: no model of that recipe or sweep is here; {nearest(recipe, known)}")
     return groups[max(newest)[1]]
 
 

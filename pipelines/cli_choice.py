@@ -30,7 +30,7 @@ def best(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="rank what is comparable with this recipe's [default: the newest]"),
+        typer.Option(metavar="NAME", help="rank what is comparable with this recipe or sweep [default: the newest]"),
     ] = None,
     margin: Annotated[
         float, typer.Option(min=0, max=1, help="of headline, that a smaller one offered may lose; 0.01 is a point")

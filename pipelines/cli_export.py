@@ -15,7 +15,12 @@ def add(app: typer.Typer) -> None:
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="RUN|FINGERPRINT", help="a run, of which the last model, or a model")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|FINGERPRINT", help="a run, of which the last model; or a model, by 6 digits or more"
+        ),
+    ],
     to: Annotated[Path, typer.Argument(metavar="TO", help="the new folder")],
     step: Annotated[int | None, typer.Option(min=1, metavar="N", help="of a run: the model of this step")] = None,
     home: HomeFolder = None,

@@ -114,6 +114,12 @@ FORMS: dict[Unit, tuple[float, str]] = {
     "price": (1, "{:,.4g} a million tokens"),
     "plain": (1, "{:.3f}"),
 }
+FINER: dict[Unit, tuple[tuple[float, str], ...]] = {  # for what would be told as 0.0 of these
+    "bytes": ((1e-3, "{:.1f} kB"), (1, "{:.0f} B")),
+    "count": ((1e-3, "{:.1f} k"), (1, "{:.0f}")),
+    "seconds": ((1e6, "{:.1f} µs"),),
+    "flops": ((1e-6, "{:.3f} MFLOP"), (1, "{:.0f} FLOP")),
+}
 
 
 class _Part(BaseModel):
@@ -266,14 +272,15 @@ def judge(gate: Gate, figure: Figure) -> Judgement:
         told.append(f"the origin's is {_told(measure, figure.origin)}")
     if found.end:
         apart = limit(gate)[1] and not found.paired
-        told.append(f"{'low' if measure.higher else 'high'} end {form(found.value)}")
+        told.append(f"{'low' if measure.higher else 'high'} end {form(found.value, found.bar)}")
         told += [f"not in pairs: {figure.note}"] if apart else []
     else:
         told.append("judged by its value" + _why(gate, figure))
     kept = found.lacking <= 0
     if not kept:
         told.append(f"{'under' if measure.higher else 'over'} {form(found.bar)}")
-    text = f"{gate.rule} is {'kept' if kept else 'not kept'}: {_told(measure, figure.value)} ({', '.join(told)})"
+    shown = _told(measure, figure.value, None if found.paired else found.bar)
+    text = f"{gate.rule} is {'kept' if kept else 'not kept'}: {shown} ({', '.join(told)})"
     return Judgement(kept, text)
 
 
@@ -300,9 +307,14 @@ def _why(gate: Gate, figure: Figure) -> str:
     return ", as the gate asks" if gate.bound == "value" else f": {figure.note}"
 
 
-def _told(measure: Measure, value: float) -> str:
-    factor, form = FORMS[measure.unit]
-    return form.format(value * factor)
+def _told(measure: Measure, value: float, beside: float | None = None) -> str:
+    """In the measure's unit, with as many digits as tell it from another value that it stands beside."""
+    forms = (FORMS[measure.unit], *FINER.get(measure.unit, ()))
+    factor, form = next((one for one in forms if abs(value * one[0]) >= 0.1), forms[-1])
+    text = form.format(value * factor)
+    if beside is None or beside == value or text != form.format(beside * factor):
+        return text
+    return f"{value * factor:.12g}{form.partition('}')[2]}"
 
 
 def _parse(entry: dict[str, Any], where: str) -> Gate:

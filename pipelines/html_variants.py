@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from attar import scores
+from attar import scores, stamp
 from attar.scores import Scores
 from attar.store import Store
 from pipelines import best, candidates, findings, shipping
 from pipelines.as_good import SCORED
 from pipelines.asked_runs import Asked, Shown
 from pipelines.best import Choice
-from pipelines.candidates import Candidate
+from pipelines.candidates import Candidate, Group
 from pipelines.findings import Finding
 from pipelines.front import rank
 from pipelines.html_page import Child, element, note
@@ -39,6 +39,20 @@ class Comparison:
     pairs: "Mapping[str, Pair]" = field(default_factory=dict)  # fingerprint → what it keeps of the best's quality
     unequal: int = 0  # variants that findings leave out: gates changed more in them than the sweep did
 
+    groups: tuple[Group, ...] = ()  # of which none is the largest, where there is no choice for that
+
+    @property
+    def apart(self) -> list[str]:
+        """Sentences about runs that were measured otherwise than the first."""
+        groups = (self.choice.group, *self.choice.others) if self.choice else self.groups
+        found = []
+        for other in groups[1:]:
+            ones = (groups[0].candidates, other.candidates)
+            these, those = (", ".join(map(self.tag, some)) for some in ones)
+            differ = stamp.differences(ones[0][0].result, ones[1][0].result, "headline")
+            found.append(f"{these} and {those} were measured differently: {', '.join(differ)}.")
+        return found
+
     @property
     def chosen(self) -> Shown | None:
         """The run to ship."""
@@ -56,7 +70,7 @@ class Comparison:
         """What the paired tests say of each model beside the best, by fingerprint; of some there are none."""
         if self.choice is None or self.choice.few:
             return {}
-        alike = {found.row.fingerprint for found in self.choice.alike}
+        alike = {found.row.fingerprint for found in (*self.choice.alike, *self.choice.larger)}
         return {name: "not distinguishable" if name in alike else pair.verdict for name, pair in self.pairs.items()}
 
     def name(self, one: Candidate) -> str:
@@ -106,6 +120,8 @@ def compare(asked: Asked, store: Store) -> Comparison:
     groups = candidates.of_runs([one.report for one in asked.runs if may_be_chosen(one)], store)
     if not groups:
         return Comparison(asked, None)
+    if len(groups) > 1 and len(groups[0].candidates) == len(groups[1].candidates):
+        return Comparison(asked, None, groups=tuple(groups))
     choice = best.among(groups[0], tuple(groups[1:]), store)
     unequal = sum(bool(one.changed) for one in asked.runs) if asked.is_sweep else 0
     return Comparison(asked, choice, _findings(asked, choice, store), _pairs(choice, store), unequal)
@@ -118,12 +134,15 @@ def may_be_chosen(one: Shown) -> bool:
 
 def headline(found: Comparison) -> tuple[str, list[str]]:
     """The recommendation and its reasons."""
+    if found.groups:
+        why = "What was measured differently cannot be ranked; measure all with the same settings under measure."
+        return f"{found.asked.name}: measured differently, so none is the best of them", [*found.apart, why]
     if found.choice is None or found.chosen is None:
         return f"{found.asked.name}: no model here may be chosen", [
             "Gates were not kept, the runs have not finished, or the measurements are gone or were taken before "
             "results could be compared."
         ]
-    reasons = shipping.reasons(found.choice, found.tag, found.unjudged, found.verdicts)
+    reasons = found.apart + shipping.reasons(found.choice, found.tag, found.unjudged, found.verdicts)
     reasons += [f"{one.sentence}." for one in found.findings]
     reasons += [_left_out(found.unequal)] if found.unequal else []
     if found.choice.others:

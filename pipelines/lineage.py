@@ -18,6 +18,7 @@ from pipelines.report import Row
 
 IMPORT = "import"  # the stage of a model that was converted, in its manifest
 _CACHED = re.compile(r"models--(.+)")  # a folder of the hub's cache
+_BEGUN = re.compile(r"[0-9a-f]{6,}")  # of a fingerprint
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,13 @@ class Lineage:
 
 
 def find(home: Home, name: str, step: int | None = None) -> Lineage:
-    """The model that a run's id (its last model, or that of a step) or a fingerprint names.
+    """The model that a run's id (its last model, or that of a step), a fingerprint or the beginning of one names.
 
     Raises:
-        BadInput: there is no such run, step or model.
+        BadInput: there is no such run, step or model, or several models begin so.
     """
+    if _BEGUN.fullmatch(name) and not (home.runs / name).is_dir():
+        name = _whole(home, name)
     if not FINGERPRINT.fullmatch(name):
         return of_run(home, home.run_folder(name), step)
     if step is not None:
@@ -94,6 +97,19 @@ def find(home: Home, name: str, step: int | None = None) -> Lineage:
     steps = tuple(Made(f"{index} {one.get('stage')}", one) for index, one in made)
     origin = _start(above, home.store)
     return Lineage(artifact, steps, origin, _base(above, home.store, origin))
+
+
+def _whole(home: Home, begun: str) -> str:
+    """The fingerprint of the one model that begins so."""
+    if FINGERPRINT.fullmatch(begun):
+        return begun
+    known = (folder.name for folder in (home.store.root / "model").glob(f"{begun}*"))
+    found = sorted(name for name in known if FINGERPRINT.fullmatch(name))
+    if not found:
+        raise BadInput(f"neither a run is called {begun} in {home.root} nor does a model's fingerprint begin so")
+    if len(found) > 1:
+        raise BadInput(f"the fingerprints of {len(found)} models begin with {begun}; give more of {' or '.join(found)}")
+    return found[0]
 
 
 def of_run(home: Home, folder: Path, step: int | None = None) -> Lineage:

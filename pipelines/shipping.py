@@ -24,7 +24,11 @@ def headline(choice: Choice, name: Name, unjudged: str | None) -> str:
 
 def advice(choice: Choice, unjudged: str | None) -> str:
     """How much may be said of the choice."""
-    return "Best by its value alone" if choice.few else "Best of these" if unjudged else SHIP
+    if choice.few:
+        return "Best by its value alone"
+    if choice.others:
+        return f"Best of the {len(choice.ranked)} measured alike"
+    return "Best of these" if unjudged else SHIP
 
 
 def reasons(choice: Choice, name: Name, unjudged: str | None, verdicts: Mapping[str, str]) -> list[str]:
@@ -37,7 +41,8 @@ def reasons(choice: Choice, name: Name, unjudged: str | None, verdicts: Mapping[
     found = [f"Nothing here is beyond doubt: {choice.few}."] if choice.few else []
     found += [unjudged] if unjudged else []
     if ship is winner:
-        found.append(f"It keeps the most of {count} models." if count > 1 else "It is the only one to choose from.")
+        most = f"It keeps the most of {count} models, the last of each run."
+        found.append(most if count > 1 else "It is the only one to choose from.")
     else:
         found.append(
             f"{_capital(name(winner))} keeps more, {interval(winner.row)}, at {_mb(winner.row)}; this one is the "

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from attar.stamp import HASH, KEY, comparable, group, stamp, stamp_of
+from attar.stamp import HASH, KEY, comparable, differences, group, stamp, stamp_of
 
 PARTS: dict[str, Any] = {
     "suite": 2,
@@ -78,3 +78,13 @@ def test_the_version_of_what_cuts_text_is_no_part_of_it() -> None:
     assert group(before, "headline") == group(now, "headline") and stamp_of(before) == stamp_of(now) == now[KEY]
     other = {KEY: {**now[KEY], "libraries": {**now[KEY]["libraries"], "torch": "0.1"}}}
     assert "libraries" in str(comparable(other, now, "headline")) and stamp_of({}) is None
+
+
+def test_all_that_differs_is_told_and_no_hash() -> None:
+    """Of libraries those that differ; of texts that they do, for their hashes say nothing to anybody."""
+    libraries = {"libraries": {"torch": "2.13", "peft": "0.21"}}
+    one = result(**libraries | {"data.other": "0" * 20})
+    other = result(windows=16, libraries={"torch": "2.12", "peft": "0.21"}, **{"data.other": "1" * 20})
+    told = ["libraries (torch 2.13 and torch 2.12)", "text of another kind", "windows (32 and 16)"]
+    assert differences(one, other, "headline") == told
+    assert differences(one, one, "headline") == [] and differences(one, result(**libraries, threads=4), "bytes") == []

@@ -248,9 +248,13 @@ def test_when_nothing_fits_the_nearest_is_named(stocked: "Shelf") -> None:
     [
         ((None, ["headlin=0.9"], []), "--min headlin=0.9: there is no measure 'headlin'; did you mean 'headline'"),
         ((None, ["kl=0.1"], []), "--min kl=0.1: kl is the better the lower it is; write max"),
-        ((None, ["headline"], []), "--min 'headline' is not of the form MEASURE=LIMIT"),
+        ((None, ["headline"], []), "^--min 'headline' is not of the form MEASURE=LIMIT, such as headline=0.9$"),
+        ((None, [], ["kl="]), "^--max 'kl=' is not of the form MEASURE=LIMIT, such as kl=0.3$"),
         ((None, ["headline=90"], []), "--min headline=90: headline .* write 0.9 or 90 %"),
-        (("60 apples", [], []), "--max-bytes bytes=60 apples: .* is no limit of bytes; possible: .* MB"),
+        ((None, ["headline=much"], []), "^--min headline=much is no limit of headline; possible: a number, alone or"),
+        (("60 apples", [], []), "^--max-bytes 60 apples is no limit of bytes; possible: .* MB"),
+        (("60MB, please", [], []), "^--max-bytes 60MB, please is no limit of bytes"),
+        (("", [], []), "^--max-bytes '' is not a size, such as 60MB$"),
     ],
 )
 def test_limits_that_mean_nothing_are_sentences(given: tuple[Any, list[str], list[str]], sentence: str) -> None:

@@ -132,6 +132,26 @@ def test_a_fingerprint_names_the_same_model_and_the_command_says_where_it_lies(
     assert again.returncode == 2 and "is not empty" in again.stderr
 
 
+def test_the_beginning_of_a_fingerprint_names_the_one_model_that_has_it(shelf: Shelf, model: Path) -> None:
+    """As pages print it; of several models, and of a run that is called so, nothing is guessed."""
+    ones = ("abcdef0123" + "0" * 10, "abcdef0199" + "0" * 10)
+    for fingerprint in ones:
+        draft = shelf.home.store.draft("model", fingerprint)
+        shutil.copytree(model, draft, dirs_exist_ok=True)
+        shelf.home.store.commit("model", fingerprint, draft, {"inputs": {}, "settings": {"stage": "x"}})
+    assert {find(shelf.home, one[:length]).artifact.fingerprint for one in ones for length in (9, 12, 20)} == set(ones)
+    with pytest.raises(BadInput, match=f"of 2 models begin with abcdef; give more of {ones[0]} or {ones[1]}"):
+        find(shelf.home, "abcdef")
+    shelf.run("r1", "mine", ("m", 50_000_000, 0.1))
+    for name in ("abcde", "abcdeg", "*bcdef0123", "abcdef01*"):
+        with pytest.raises(BadInput, match="there is no run"):
+            find(shelf.home, name)
+    with pytest.raises(BadInput, match=r"neither a run is called 123456 in .* nor does a model's fingerprint begin so"):
+        find(shelf.home, "123456")
+    shelf.run("20261123", "dated", ("n", 50_000_000, 0.1))
+    assert find(shelf.home, "20261123").run == "20261123"
+
+
 @pytest.mark.parametrize(
     ("name", "step", "said"),
     [

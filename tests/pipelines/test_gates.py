@@ -60,6 +60,31 @@ def test_the_bound_is_judged_and_not_the_value() -> None:
     assert "97.00 %" in told and "low end 94.00 %" in told and "under 95.00 %" in told
 
 
+@pytest.mark.parametrize(
+    ("limit", "value", "words"),
+    [
+        ({"measure": "bytes", "max": "1 kB"}, 252_700, ("0.3 MB", "over 1.0 kB")),
+        ({"measure": "bytes", "max": 60}, 99_000, ("99.0 kB", "over 60 B")),
+        ({"measure": "parameters", "max": 10}, 12_000, ("12.0 k", "over 10")),
+        ({"measure": "flops_per_token", "max": "1 MFLOP"}, 2e6, ("2.000 MFLOP", "over 1.000 MFLOP")),
+        ({"measure": "p95", "max": "0.02 ms"}, 0.00005, ("50.0 µs", "over 20.0 µs")),
+    ],
+    ids=str,
+)
+def test_a_small_figure_is_told_in_a_unit_that_shows_it(
+    limit: dict[str, Any], value: float, words: tuple[str, str]
+) -> None:
+    judged = gates.judge(gate(**limit), Figure(value))
+    assert not judged.kept and all(word in judged.text for word in words) and "over 0.0" not in judged.text
+
+
+def test_what_is_just_beyond_a_limit_is_not_told_as_the_limit() -> None:
+    judged = gates.judge(gate(measure="bytes", max="110.9MB"), Figure(110_900_003))
+    assert "110.900003 MB" in judged.text and "over 110.9 MB" in judged.text
+    judged = gates.judge(gate(measure="headline", min=0.95), Figure(0.97, 0.949999, 0.98))
+    assert "97.00 %" in judged.text and "low end 94.9999 %, under 95.00 %" in judged.text
+
+
 def test_what_has_no_interval_is_judged_by_its_value_and_that_is_told() -> None:
     judged = gates.judge(gate(**HEADLINE), Figure(0.96))
     assert judged.kept and "judged by its value: there are too few documents" in judged.text
