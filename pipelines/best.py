@@ -13,7 +13,7 @@ from attar import scores
 from attar.errors import BadInput
 from attar.stamp import comparable
 from attar.store import Store
-from pipelines import as_good, candidates, gates, gating
+from pipelines import as_good, candidates, gates, gating, task_evidence, task_measures
 from pipelines.as_good import MARGIN, SCORED
 from pipelines.candidates import Candidate, Group
 from pipelines.front import front, rank
@@ -46,6 +46,9 @@ class Choice:
     few: str | None = None  # why nobody can tell the models apart
     blind: str | None = None  # why of no smaller one it can be shown that it is as good
     unscored: tuple[Candidate, ...] = ()  # within the limits, without scores that could be compared with the winner's
+    unasked: tuple[
+        tuple[str, int], ...
+    ] = ()  # measures of tasks that limits are on, and of how many there is no figure
 
     @property
     def equals(self) -> int:
@@ -122,6 +125,7 @@ def among(
 ) -> Choice:
     """The same of one group, beside others that are not ranked with it."""
     ranked = sorted(group.candidates, key=lambda one: rank(one.row))
+    unasked = _unasked(ranked, asked)
     judged = {
         one.row.fingerprint: [*_breached(one, group, asked, store), *filter(None, [one.refused])] for one in ranked
     }
@@ -146,7 +150,20 @@ def among(
     smallest = min((winner, *equals), key=lambda one: one.bytes)
     unbeaten = tuple(front([one for one in ranked if not one.refused]))
     return Choice(
-        group, tuple(ranked), breaches, winner, alike, smallest, unbeaten, others, equals, margin, few, blind, unscored
+        group,
+        tuple(ranked),
+        breaches,
+        winner,
+        alike,
+        smallest,
+        unbeaten,
+        others,
+        equals,
+        margin,
+        few,
+        blind,
+        unscored,
+        unasked,
     )
 
 
@@ -192,7 +209,8 @@ def _sentences(choice: Choice) -> list[str]:
     winner, smallest = choice.winner, choice.smallest
     refused = [one for one in choice.ranked if one.refused]
     beyond = len(choice.breaches) - len(refused)
-    within = f", within the limits ({beyond} are not)" if beyond else ""
+    lacking = "".join(f", {count} of them for lack of {name}" for name, count in choice.unasked)
+    within = f", within the limits ({beyond} are not{lacking})" if beyond else ""
     told = [f"best{' by its value alone' if choice.few else ''}{within}: {winner.label}, in {winner.row.folder}"]
     if choice.equals > 1:
         end = " (retained quality ends at 100 %)" if winner.retained == 1 else ""
@@ -226,14 +244,29 @@ def _sentences(choice: Choice) -> list[str]:
     return told
 
 
+def _unasked(ranked: Sequence[Candidate], asked: Sequence[Gate]) -> tuple[tuple[str, int], ...]:
+    """Measures of tasks, and how many models were not asked them; one that no model was asked is refused."""
+    found = []
+    for name in dict.fromkeys(gate.measure for gate in asked if gate.measure.startswith(task_measures.PREFIX)):
+        absent = [one.row for one in ranked if not gating.has(name, one.row)]
+        if len(absent) == len(ranked):
+            known = sorted({task for row in absent for task in task_evidence.tasks_of(row)})
+            raise BadInput(task_measures.unknown(name, known, task_evidence.absent(name, absent[0])))
+        found += [(name, len(absent))] if absent else []
+    return tuple(found)
+
+
 def _breached(one: Candidate, group: Group, asked: Sequence[Gate], store: Store) -> list[str]:
     """Sentences about the limits that a candidate does not keep."""
     told = []
     for gate in asked:
-        newest = next((c.result for c in group.candidates if _figure(c, gate, store).value is not None), one.result)
-        if MEASURES[gate.measure].timed and (why := comparable(newest, one.result, gate.measure)):
-            told.append(why)
-            continue
+        # What the newest was held to decides: not the speed of another machine, nor other questions of the same name.
+        task = gate.measure.removeprefix(task_measures.PREFIX)
+        if (MEASURES[gate.measure].timed or task != gate.measure) and gating.has(gate.measure, one.row):
+            newest = next((c.result for c in group.candidates if gating.has(gate.measure, c.row)), one.result)
+            if why := comparable(newest, one.result, task):
+                told.append(why)
+                continue
         judged = gates.judge(gate, _figure(one, gate, store))
         if not judged.kept:
             told.append(judged.text)

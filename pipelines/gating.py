@@ -15,7 +15,7 @@ from attar.errors import BadInput, GateFailed
 from attar.facts import ModelFacts
 from attar.scores import Scores
 from attar.store import Store
-from pipelines import bisect, foresight, gate_edits, gates
+from pipelines import bisect, foresight, gate_edits, gates, task_evidence, task_measures
 from pipelines.execution import Execution, first_other
 from pipelines.gates import MEASURES, Bisect, Decision, Figure, Gate, Insert, Judgement, Measure, Number
 from pipelines.plan import Plan, Step
@@ -160,6 +160,8 @@ class Gatekeeper:
 
 def figure(name: str, row: Row, origin: Row, store: Store) -> Figure:
     """What a row says of a measure, with an interval where there are documents enough for one."""
+    if name.startswith(task_measures.PREFIX):
+        return task_evidence.figure(name, row, origin, store)
     measure = MEASURES[name]
     value, before = _value(measure, row), _value(measure, origin)
     if name in ("headline", "perplexity_other", "perplexity_held_out") and row.note and row.verdict is None:
@@ -180,6 +182,13 @@ def figure(name: str, row: Row, origin: Row, store: Store) -> Figure:
         return Figure(value, low, high, before)
     times = _times(measure, scored, _scored(measure, origin, store))
     return Figure(value, low, high, before, times, "" if times else "the origin was not measured on the same documents")
+
+
+def has(name: str, row: Row) -> bool:
+    """Whether a row has a figure of a measure at all."""
+    if name.startswith(task_measures.PREFIX):
+        return task_evidence.has(name, row)
+    return _value(MEASURES[name], row) is not None
 
 
 def _scored(measure: Measure, row: Row, store: Store) -> list[Scores]:
