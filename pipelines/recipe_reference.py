@@ -107,10 +107,10 @@ def measures() -> list[dict[str, str]]:
         units = [unit for unit in UNITS[measure.unit] if unit]
         rows.append(
             {
-                "measure": f"{name}, {name}/BATCH" if name in BATCHED else name,
+                "measure": f"{name}[/BATCH]" if name in BATCHED else name,
                 "better": "higher" if measure.higher else "lower",
-                "units": ", ".join(units + ["× of the origin's"] * (measure.unit in RELATIVE)) or "none",
-                "judged by": "the end of its interval" if has_interval(name) else "its value",
+                "units": ", ".join(units + ["×"] * (measure.unit in RELATIVE)) or "none",
+                "judged by": "interval" if has_interval(name) else "value",
                 "needs": task_measures.FORMS.get(name) or _needs(measure),
             }
         )

@@ -34,7 +34,7 @@ FORMS = {
     "task/describes/hard": "measure.choices",
     "task/facts": "measure.facts",
     "task/FILE": "measure.tasks: FILE.jsonl",
-    **{f"task/generation{name}": "measure.generation" for name in ("", *(f"/{one}" for one in GENERATION))},
+    **{f"task/generation{name}": "measure.generation" for name in ("", *(f"/{one}" for one in GENERATION[1:]))},
     "task/lm_eval.TASK/METRIC": "measure.lm_eval",
     f"task/NAME/{RETAINED}": "the task",
     f"task/NAME/{SURE_WRONG}": "the task, of choices",

@@ -59,11 +59,11 @@ def test_every_measure_that_is_listed_can_be_gated() -> None:
     rows = recipe_reference.measures()
     assert len(rows) == len(MEASURES) + len(FORMS)
     for row in rows:
-        name, *batch = row["measure"].split(", ")
+        name, batch, _ = row["measure"].partition("[/BATCH]")
         assert bool(batch) == (name in BATCHED)
         side = "min" if row["better"] == "higher" else "max"
         unit = row["units"].split(", ")[0]
-        limit = "1.1×" if "origin" in unit else "0.5" if unit == "none" else f"0.5 {unit}"
+        limit = "1.1×" if unit == "×" else "0.5" if unit == "none" else f"0.5 {unit}"
         gate = Gate(measure=name, **{side: limit})
         document: dict[str, Any] = {"name": "x", "model": "m", "stages": STAGES, "price_per_hour": 1.0}
         document["measure"] = {"batch_sizes": [1]} if "batch_sizes" in row["needs"] else {"speed": bool(row["needs"])}
