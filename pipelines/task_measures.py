@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from attar.errors import BadInput, nearest
+from attar.errors import BadInput
 from attar.questions import Writing
 
 if TYPE_CHECKING:
@@ -131,4 +131,4 @@ def _known(known: Iterable[str]) -> str:
     found = [f"{PREFIX}{name}" + ("/METRIC" if name.startswith(LM_EVAL) and "/" not in name else "") for name in known]
     if not found:
         return "no task is asked: give choices, facts, tasks, generation or lm_eval in measure"
-    return nearest("", found).replace("possible", "asked")
+    return f"asked: {', '.join(sorted(found))}"
