@@ -52,9 +52,11 @@ def test_of_whole_numbers_what_is_between_is_counted(
 ) -> None:
     """A batch makes no other sizes: every value in between is another model."""
     train = {"stage": "finetune.full", "train_tokens": 512, "batch": 8, "length": 64}
-    bisect = {"setting": "stages.0.batch", "within": [1, 8], "probes": 3}
+    bisect = {"setting": "stages.1.batch", "within": [1, 8], "probes": 3}
     gate = {"measure": "agreement", "min": 0.9, "breach": {"bisect": bisect}}
-    plan = make_plan(validate(document | {"stages": [train], "gates": [gate]}), Home(home), complete=True)
+    plan = make_plan(
+        validate(document | {"stages": [document["stages"][0], train], "gates": [gate]}), Home(home), complete=True
+    )
     found = Milder.of(plan, Bisect(**bisect), 0)
     assert list(found.able) == [1, 2, 3, 4, 5, 6, 7]
     assert found.others_between(value, bolder) == others
