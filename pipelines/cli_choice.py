@@ -23,7 +23,7 @@ def best(
     ] = None,
     least: Annotated[
         list[str] | None,
-        typer.Option("--min", metavar="MEASURE=LIMIT", help="such as headline=0.9, agreement=80%, decode=1.5×"),
+        typer.Option("--min", metavar="MEASURE=LIMIT", help="such as headline=0.9, task/facts=60%, decode=1.5×"),
     ] = None,
     most: Annotated[
         list[str] | None, typer.Option("--max", metavar="MEASURE=LIMIT", help="such as kl=0.3, parameters=100M")

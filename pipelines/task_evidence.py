@@ -1,7 +1,7 @@
 """What a row of a report says of a task's measure: the figure, its interval, and its pairs with the origin."""
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from attar import scores
 from attar.scores import Scores
@@ -13,6 +13,13 @@ from pipelines.report import Row
 from pipelines.task_measures import RETAINED, SURE_WRONG, Asked
 
 FEW = "there are too few questions for an interval"
+
+
+class _Kept(NamedTuple):
+    """What is left of the origin's figure, and the ends of its interval, where questions are enough for one."""
+
+    value: float
+    ends: tuple[float, float] | None
 
 
 def figure(measure: str, row: Row, origin: Row, store: Store) -> Figure:
@@ -32,12 +39,11 @@ def figure(measure: str, row: Row, origin: Row, store: Store) -> Figure:
 
     if scored is None:
         return Figure(value, origin=first, note="the figure is no mean over questions")
-    if len(scored.ids) < statistics.FEWEST:
+    if (ends := statistics.share_interval(scored)) is None:
         return Figure(value, origin=first, note=FEW)
-    low, high = statistics.mean_interval(scored)
-    times = statistics.above_chance(scored, before) if before is not None else None
-    note = "" if times else "the origin's figure may be nothing"
-    return Figure(value, low, high, first, (times.low, times.high) if times else None, note)
+    kept = _kept(scored, before, 0.0) if before is not None else None
+    note = "" if kept else "the origin's figure may be nothing"
+    return Figure(value, *ends, first, kept.ends if kept else None, note)
 
 
 def has(measure: str, row: Row) -> bool:
@@ -69,17 +75,29 @@ def _read(measure: str) -> Asked:
 
 def _retained(asked: Asked, row: Row, scored: Scores | None, before: Scores | None) -> Figure:
     """The share of the origin's answers above chance that is left."""
-    from attar import statistics
-
     if scored is None or before is None:
         return Figure(None, absent=f"the origin has no {asked.task} to compare with")
-    chance = row.tasks[asked.parts[0]].get("chance", 0.0)
-    kept = statistics.above_chance(scored, before, chance) if asked.higher else None
+    kept = _kept(scored, before, row.tasks[asked.parts[0]].get("chance", 0.0)) if asked.higher else None
     if kept is None:
         return Figure(None, absent=f"the origin is not above chance in {asked.task}, which leaves nothing to retain")
-    if kept.items < statistics.FEWEST:
-        return Figure(kept.value, note=FEW)
-    return Figure(kept.value, kept.low, kept.high)
+    return Figure(kept.value, *(kept.ends or (None, None)), note=FEW)
+
+
+def _kept(scored: Scores, before: Scores, chance: float) -> _Kept | None:
+    """The ratio to the origin above chance, in pairs over questions; None where the origin may not be above it.
+
+    Where no answer differs, neither does any draw: then so many may differ as may be right where none was.
+    """
+    from attar import statistics
+
+    found = statistics.above_chance(scored, before, chance)
+    if found is None:
+        return None
+    ends = statistics.share_interval(scores.of_answers(scored.ids, [0.0] * len(scored.ids)))
+    if ends is None:
+        return _Kept(found.value, None)
+    more = ends[1] / (before.mean - chance) if scored.sums == before.sums else 0.0
+    return _Kept(found.value, (found.low - more, found.high + more))
 
 
 def _there(row: Row, asked: Asked) -> bool:

@@ -198,6 +198,18 @@ def test_nobody_can_tell_of_a_task_that_was_not_asked(stocked: "Shelf") -> None:
     assert none.value is None and "not above chance in describes/hard" in none.absent
 
 
+def test_answers_that_are_all_alike_promise_no_more_than_so_many_can(shelf: "Shelf") -> None:
+    """Ten right ones are no proof that none of a hundred would be wrong, nor that the two models never differ."""
+    shelf.answers = {hash_json(name): {"capitals": [1.0] * 10} for name in ("origin", "fair")}
+    shelf.run("r1", "asked", ("fair", MB, 0.2), tasks={"capitals": "one"})
+    found = figure(shelf, "task/capitals", "fair")
+    least = 0.025 ** (1 / 10)
+    assert (found.low, found.high) == (pytest.approx(least), 1.0)
+    assert found.times is not None and found.times[0] == pytest.approx(least)
+    assert not gates.judge(gate("task/capitals", min="0.95×"), found).kept
+    assert gates.judge(gate("task/capitals", min="0.65×"), found).kept
+
+
 def test_of_few_questions_the_value_is_judged(shelf: "Shelf") -> None:
     shelf.answers = {hash_json(name): {"capitals": [1.0, 1.0, 0.0]} for name in ("origin", "fair")}
     shelf.run("r1", "asked", ("fair", MB, 0.2), tasks={"capitals": "one"})
@@ -229,6 +241,6 @@ def test_other_questions_by_the_same_name_are_not_held_against_it(stocked: "Shel
     """The newest decides which were meant."""
     stocked.answers = {hash_json(name): {"capitals": POOR} for name in ("origin", "other")}
     stocked.run("r3", "asked", ("other", 30 * MB, 0.3), tasks={"capitals": "changed"})
-    found = best.choose(stocked.home, best.limits(None, ["task/capitals=0.3"]))
+    found = best.choose(stocked.home, best.limits(None, ["task/capitals=0.2"]))
     assert found.winner.row.name == "other"
     assert "the two differ in tasks" in found.breaches[hash_json("fair")]
