@@ -116,7 +116,9 @@ def choose(home: Home, asked: Sequence[Gate] = (), recipe: str | None = None, ma
         BadInput: nothing was measured, or no model keeps the limits and its gates.
     """
     groups = candidates.read(home)
-    group = candidates.of_recipe(groups, recipe)
+    tasks = _tasks(asked)  # of all groups, the newest that was asked them is meant
+    able = [one for one in groups if all(any(gating.has(task, c.row) for c in one.candidates) for task in tasks)]
+    group = candidates.of_recipe(groups if recipe else able or groups, recipe)
     return among(group, tuple(other for other in groups if other is not group), home.store, asked, margin)
 
 
@@ -244,10 +246,15 @@ def _sentences(choice: Choice) -> list[str]:
     return told
 
 
+def _tasks(asked: Sequence[Gate]) -> list[str]:
+    """The measures of tasks among limits."""
+    return list(dict.fromkeys(gate.measure for gate in asked if gate.measure.startswith(task_measures.PREFIX)))
+
+
 def _unasked(ranked: Sequence[Candidate], asked: Sequence[Gate]) -> tuple[tuple[str, int], ...]:
     """Measures of tasks, and how many models were not asked them; one that no model was asked is refused."""
     found = []
-    for name in dict.fromkeys(gate.measure for gate in asked if gate.measure.startswith(task_measures.PREFIX)):
+    for name in _tasks(asked):
         absent = [one.row for one in ranked if not gating.has(name, one.row)]
         if len(absent) == len(ranked):
             known = sorted({task for row in absent for task in task_evidence.tasks_of(row)})

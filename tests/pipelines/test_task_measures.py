@@ -237,6 +237,15 @@ def test_the_best_is_within_limits_on_tasks_and_what_was_not_asked_is_counted(st
         best.choose(stocked.home, best.limits(None, ["task/captials=0.9"]))
 
 
+def test_the_newest_that_were_asked_a_task_are_ranked(stocked: "Shelf") -> None:
+    """Though others, measured otherwise, are newer."""
+    stocked.run("r4", "longer", ("other", 10 * MB, 0.01), windows=8)
+    assert best.choose(stocked.home).winner.row.name == "other"
+    assert best.choose(stocked.home, best.limits(None, ["task/capitals=70%"])).winner.row.name == "fair"
+    with pytest.raises(BadInput, match=r"no model here has task/capitals: .* no task is asked: give choices, facts"):
+        best.choose(stocked.home, best.limits(None, ["task/capitals=70%"]), recipe="longer")
+
+
 def test_other_questions_by_the_same_name_are_not_held_against_it(stocked: "Shelf") -> None:
     """The newest decides which were meant."""
     stocked.answers = {hash_json(name): {"capitals": POOR} for name in ("origin", "other")}
