@@ -43,7 +43,8 @@ def figure(measure: str, row: Row, origin: Row, store: Store) -> Figure:
         return Figure(value, origin=first, note=FEW)
     kept = _kept(scored, before, 0.0) if before is not None else None
     note = "" if kept else "the origin's figure may be nothing"
-    return Figure(value, *ends, first, kept.ends if kept else None, note)
+    low, high = ends
+    return Figure(value, low, high, first, kept.ends if kept else None, note)
 
 
 def has(measure: str, row: Row) -> bool:
@@ -80,7 +81,8 @@ def _retained(asked: Asked, row: Row, scored: Scores | None, before: Scores | No
     kept = _kept(scored, before, row.tasks[asked.parts[0]].get("chance", 0.0)) if asked.higher else None
     if kept is None:
         return Figure(None, absent=f"the origin is not above chance in {asked.task}, which leaves nothing to retain")
-    return Figure(kept.value, *(kept.ends or (None, None)), note=FEW)
+    low, high = kept.ends or (None, None)
+    return Figure(kept.value, low, high, note=FEW)
 
 
 def _kept(scored: Scores, before: Scores, chance: float) -> _Kept | None:
