@@ -4,30 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from attar import scores
 from attar.errors import BadInput
 from attar.stamp import comparable
 from attar.store import Store
-from pipelines import as_good, asked_runs, candidates, gates, gating
+from pipelines import as_good, asked_runs, candidates, gates, gating, task_evidence, task_measures
 from pipelines.as_good import MARGIN, SCORED
 from pipelines.candidates import Candidate, Group
 from pipelines.front import front, rank
 from pipelines.gates import MEASURES, Figure, Gate
 from pipelines.home import Home
-from pipelines.report import COLUMNS, interval
-from pipelines.signs import SIGNS, Kind, legend
 
 NO_SCORES = "the best has no scores per document; measure it again"
 UNKNOWN = "not distinguishable"
 MORE = "measure more windows (measure.windows)"
 FEWER = f"{MORE}, or compare fewer models"
-SHOWN = ("size", "retained\nquality", "KL\nnats", "decode\ntok/s")  # of the report's columns
-MOST = 6  # of the front in a sentence
 
 
 @dataclass(frozen=True)
@@ -49,6 +40,7 @@ class Choice:
     unscored: tuple[Candidate, ...] = ()  # within the limits, without scores that could be compared with the winner's
     larger: tuple[Candidate, ...] = ()  # than the winner, within the limits and not distinguishable from it
     asked: tuple[Gate, ...] = ()  # the limits
+    unasked: tuple[tuple[str, int], ...] = ()  # tasks that limits are on, and of how many there is no figure
     variants: Mapping[str, str] = field(default_factory=dict)  # run of a sweep → what is varied in it, in words
 
     @property
@@ -151,7 +143,9 @@ def choose(home: Home, asked: Sequence[Gate] = (), recipe: str | None = None, ma
         BadInput: nothing was measured, or no model keeps the limits and its gates.
     """
     groups, sweeps = candidates.read(home), asked_runs.sweeps(home)
-    group = candidates.of_recipe(groups, recipe, sweeps)
+    tasks = _tasks(asked)  # of all groups, the newest that was asked them is meant
+    able = [one for one in groups if all(any(gating.has(task, c.row) for c in one.candidates) for task in tasks)]
+    group = candidates.of_recipe(groups if recipe else able or groups, recipe, sweeps)
     found = among(group, tuple(other for other in groups if other is not group), home.store, asked, margin)
     return replace(found, variants={run: told for runs in sweeps.values() for run, told in runs.items()})
 
@@ -161,6 +155,7 @@ def among(
 ) -> Choice:
     """The same of one group, beside others that are not ranked with it."""
     ranked = sorted(group.candidates, key=lambda one: rank(one.row))
+    unasked = _unasked(ranked, asked)
     judged = {
         one.row.fingerprint: [*_breached(one, group, asked, store), *filter(None, [one.refused])] for one in ranked
     }
@@ -188,132 +183,38 @@ def among(
     alike = tuple(one for one in alike if one.bytes <= winner.bytes)
     return Choice(
         group, tuple(ranked), breaches, winner, alike, smallest, unbeaten, others, equals, margin, few, blind, unscored,
-        larger, tuple(asked),
+        larger, tuple(asked), unasked,
     )  # fmt: skip
 
 
-def show(console: Console, choice: Choice) -> None:
-    """All within the limits, the best first; then what to take. Where they came from stands beside or below."""
-    wide = console if console.is_terminal else Console(file=console.file, width=240)
-    table = _table(choice, beside=True)
-    if choice.few:
-        console.print(f"nothing here is beyond doubt: {choice.few}", highlight=False, markup=False, soft_wrap=True)
-    needed = wide.measure(table, options=wide.options.update(width=1000)).maximum
-    wide.print(table if needed <= wide.width else _table(choice, beside=False))
-    for line in _sentences(choice):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+def _tasks(asked: Sequence[Gate]) -> list[str]:
+    """The measures of tasks among limits."""
+    return list(dict.fromkeys(gate.measure for gate in asked if gate.measure.startswith(task_measures.PREFIX)))
 
 
-def _table(choice: Choice, beside: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(choice.group.label), title_justify="left")
-    texts = dict(COLUMNS)
-    varied = any(one.run in choice.variants for one in choice.listed)
-    sources = ("variant", "recipe", "run", "fingerprint")[not varied :]
-    for heading in ("", "model", *SHOWN, *(sources if beside else ())):
-        table.add_column(heading, justify="right" if heading in SHOWN else "left", no_wrap=True)
-    alike = {one.row.fingerprint for one in choice.alike}
-    for one in choice.listed:
-        name, variant = one.row.fingerprint, choice.variants.get(one.run, "")
-        kind = _kind(choice, one)
-        mark = (SIGNS[kind] if kind else "") + ("≈" if name in alike else "")
-        style = "bold" if one is choice.winner else "dim" if name in choice.breaches else ""
-        source = [Text(told or "–") for told in (variant, one.recipe, one.run, name)[not varied :]]
-        model = Text("\n".join([one.row.name, *filter(None, () if beside else (variant, one.run, name))]))
-        shown = (texts[heading](one.row) for heading in SHOWN)
-        table.add_row(mark, model, *shown, *(source if beside else ()), style=style)
-    return table
-
-
-def _kind(choice: Choice, one: Candidate) -> Kind | None:
-    """What a model's sign says."""
-    if one.refused:
-        return "refused"
-    if one is choice.smallest:
-        return "chosen"
-    return "on-front" if one in choice.front else None
-
-
-def _sentences(choice: Choice) -> list[str]:
-    winner, smallest = choice.winner, choice.smallest
-    refused = [one for one in choice.listed if one.refused]
-    best = "best by its value alone" if choice.few else "best"
-    told = [_ranked(choice), f"{best}: {choice.label(winner)}, in {winner.row.folder}", *_besides(choice)]
-    if choice.equals > 1:
-        end = " (retained quality ends at 100 %)" if winner.retained == 1 else ""
-        order = "the smallest of them is best, of equal sizes that of the lowest perplexity"
-        told.append(f"{choice.equals} keep as much{end}: {order}")
-    if choice.alike:
-        names = ", ".join(map(choice.label, choice.alike))
-        told.append(f"≈ {UNKNOWN} from it (paired over documents, all pairs tested together): {names}")
-    if choice.larger:
-        told.append(f"larger, and not beyond doubt worse: {', '.join(map(choice.label, choice.larger))}")
-    if choice.unscored:
-        names = ", ".join(map(choice.label, choice.unscored))
-        told.append(f"no scores per document, so not compared with it: {names}")
-    told += [f"✗ refused by a gate, so not offered: {choice.label(one)} ({one.refused})" for one in refused]
-    points = f"{100 * choice.margin:g} {'point' if choice.margin == MARGIN else 'points'} of headline"
-    if smallest is not winner:
-        told.append(
-            f"the smallest that loses less than {points} against it beyond doubt: {choice.label(smallest)}, "
-            f"{smallest.bytes / 1e6:.1f} MB, in {smallest.row.folder}"
-        )
-    elif choice.blind:
-        told.append(choice.blind)
-    elif not choice.few and any(one.bytes < winner.bytes for one in choice.alike):
-        told.append(f"of no smaller one it is beyond doubt that it loses less than {points} against it (--margin)")
-    signs = legend(kind for one in choice.listed if (kind := _kind(choice, one)))
-    told.append(f"{signs}; a model's folder is store/model/FINGERPRINT in the home")
-    if choice.others:
-        other = choice.others[0]
-        known = sorted({name for found in choice.others for name in found.recipes})
-        count = sum(len(found.candidates) for found in choice.others)
-        chosen = f"; --recipe chooses: {', '.join(known[:8])}" if known else ""
-        told.append(f"not ranked with these: {count} measured otherwise, such as those of {other.label}{chosen}")
-    return told
-
-
-def _ranked(choice: Choice) -> str:
-    """What was ranked, and what was left out."""
-    within = sum(bool(one.run) for one in choice.fitting) - len(choice.last)
-    count = f"{len(choice.fitting)} {'model' if len(choice.fitting) == 1 else 'models'}"
-    steps = f", {within} of them {'a step' if within == 1 else 'steps'} within runs" if within else ""
-    if not choice.asked:
-        return f"ranked: {count}{steps}; no limit was given"
-    told = f"ranked: {count} within {' and '.join(gate.rule for gate in choice.asked)}{steps}"
-    if outside := choice.outside:
-        first = min(outside, key=lambda one: bool(one.refused))
-        why = choice.breaches[first.row.fingerprint]
-        told += f"; left out: {len(outside)} outside the limits, the best of them {choice.label(first)} ({why})"
-    return told
-
-
-def _besides(choice: Choice) -> list[str]:
-    """What to take if it has to be smaller, and what ``attar report`` would put first, which knows no steps."""
-    smallest, told = choice.smallest, []
-    last = choice.last
-    if last and choice.winner not in last:
-        first = last[0]
-        step = "that is a step within its run; " if choice.winner.run else ""
-        told.append(
-            f"{step}of the last models of runs, which attar report compares, the best is {choice.label(first)}, "
-            f"{first.bytes / 1e6:.1f} MB, {interval(first.row)}"
-        )
-    smaller = [one for one in reversed(choice.front) if one.bytes < smallest.bytes and one in choice.fitting]
-    if smaller:
-        names = [f"{choice.label(one)}, {one.bytes / 1e6:.1f} MB, {interval(one.row)}" for one in smaller[:MOST]]
-        more = f"; and {len(smaller) - MOST} more" if len(smaller) > MOST else ""
-        told.append(f"◆ smaller, and nothing as small is better: {'; '.join(names)}{more}")
-    return told
+def _unasked(ranked: Sequence[Candidate], asked: Sequence[Gate]) -> tuple[tuple[str, int], ...]:
+    """Measures of tasks, and how many models were not asked them; one that no model was asked is refused."""
+    found = []
+    for name in _tasks(asked):
+        absent = [one.row for one in ranked if not gating.has(name, one.row)]
+        if len(absent) == len(ranked):
+            known = sorted({task for row in absent for task in task_evidence.tasks_of(row)})
+            raise BadInput(task_measures.unknown(name, known, task_evidence.absent(name, absent[0])))
+        found += [(name, len(absent))] if absent else []
+    return tuple(found)
 
 
 def _breached(one: Candidate, group: Group, asked: Sequence[Gate], store: Store) -> list[str]:
     """Sentences about the limits that a candidate does not keep."""
     told = []
     for gate in asked:
-        newest = next((c.result for c in group.candidates if _figure(c, gate, store).value is not None), one.result)
-        if MEASURES[gate.measure].timed and (why := comparable(newest, one.result, gate.measure)):
-            told.append(why)
-            continue
+        # What the newest was held to decides: not the speed of another machine, nor other questions of the same name.
+        task = gate.measure.removeprefix(task_measures.PREFIX)
+        if (MEASURES[gate.measure].timed or task != gate.measure) and gating.has(gate.measure, one.row):
+            newest = next((c.result for c in group.candidates if gating.has(gate.measure, c.row)), one.result)
+            if why := comparable(newest, one.result, task):
+                told.append(why)
+                continue
         judged = gates.judge(gate, _figure(one, gate, store))
         if not judged.kept:
             told.append(judged.text)

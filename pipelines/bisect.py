@@ -4,12 +4,13 @@ It takes for granted that a milder value loses less: where one value keeps the g
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
 Number = int | float
 T = TypeVar("T")
+MANY = 1000  # values of a grid that is made finer
 
 
 def grid(mild: Number, bold: Number, whole: bool, probes: int) -> list[Number]:
@@ -17,13 +18,25 @@ def grid(mild: Number, bold: Number, whole: bool, probes: int) -> list[Number]:
 
     They are round numbers: the distance is 1, 2 or 5 times a power of ten. ``whole`` asks for whole ones.
     """
-    most = 2**probes - 1
+    return next(grids(mild, bold, whole, probes))
+
+
+def grids(mild: Number, bold: Number, whole: bool, probes: int) -> Iterator[list[Number]]:
+    """That grid, then finer ones, for where so many of its values come to the same that probes would be left."""
     width = abs(bold - mild)
-    step = _step(width / (most - 1))
+    step = _step(width / (2**probes - 2))
     if whole:
         step = max(1, math.ceil(step))
+    while True:
+        yield _values(mild, bold, step, whole)
+        if (whole and step <= 1) or width / step > MANY:
+            return
+        step = _step(step / 2.6)  # 5, 2, 1, 0.5, …
+
+
+def _values(mild: Number, bold: Number, step: float, whole: bool) -> list[Number]:
+    width, sign = abs(bold - mild), 1 if bold > mild else -1
     count = math.floor(width / step + 1e-9) + 1
-    sign = 1 if bold > mild else -1
     values: list[Number] = [float(f"{mild + sign * i * step:.12g}") for i in range(count)]
     if abs(values[-1] - bold) > 1e-9 * width:
         values.append(float(bold))

@@ -23,7 +23,7 @@ def best(
     ] = None,
     least: Annotated[
         list[str] | None,
-        typer.Option("--min", metavar="MEASURE=LIMIT", help="such as headline=0.9, agreement=80%, decode=1.5×"),
+        typer.Option("--min", metavar="MEASURE=LIMIT", help="such as headline=0.9, task/facts=60%, decode=1.5×"),
     ] = None,
     most: Annotated[
         list[str] | None, typer.Option("--max", metavar="MEASURE=LIMIT", help="such as kl=0.3, parameters=100M")
@@ -42,6 +42,7 @@ def best(
     from rich.console import Console
 
     from pipelines import best as choosing
+    from pipelines import best_words
     from pipelines.home import Home
 
     asked = choosing.limits(max_bytes, least or (), most or ())
@@ -49,7 +50,7 @@ def best(
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=1))
     else:
-        choosing.show(Console(), found)
+        best_words.show(Console(), found)
 
 
 def report(

@@ -7,11 +7,12 @@ from attar.errors import BadInput
 from attar.facts import ModelFacts
 from attar.flops import flops_per_token
 from attar.parts import bits_per_weight, bits_quantized
-from pipelines import gate_edits, gates
+from pipelines import gate_edits, gates, task_measures
 from pipelines.chain import Link, links
 from pipelines.gates import Figure
 
 if TYPE_CHECKING:
+    from attar.exam import Exam
     from pipelines.plan import Step
     from pipelines.recipe import Recipe
 
@@ -34,6 +35,15 @@ def variants(recipe: "Recipe", check: Callable[[tuple[Link, ...]], None]) -> Ite
         except BadInput as error:
             raise BadInput(f"{where}: {error}") from None
         yield chain
+
+
+def require_chosen(recipe: "Recipe", exam: "Exam") -> None:
+    """Refuse a gate on how sure a model is of a task's answers, where it is asked to write them."""
+    for number, gate in enumerate(recipe.gated()):
+        try:
+            task_measures.require_chosen(gate.measure, exam)
+        except BadInput as error:
+            raise BadInput(f"gates.{number}: {error}") from None
 
 
 def facts_of(recipe: "Recipe", steps: Sequence["Step"]) -> list[ModelFacts]:

@@ -7,7 +7,7 @@ from typing import Any
 import stages
 from attar.errors import BadInput, nearest
 from attar.suite import Suite
-from pipelines import gates
+from pipelines import gates, task_measures
 from pipelines.chain import Entry, Link, links
 from pipelines.gates import MEASURES, Bisect, Gate, Insert, Number
 
@@ -115,7 +115,7 @@ def told(chain: Sequence[Link], found: Sequence[Gate]) -> list[str]:
     lines = []
     for gate in found:
         labels = ", ".join(f"{place} {chain[place - 1].stage.stage}" for place in places(gate, chain))
-        judged = f" ({gate.bound})" if gate.measure in gates.INTERVALS else ""
+        judged = f" ({gate.bound})" if gates.has_interval(gate.measure) else ""
         lines.append(f"{gate.rule} after {labels}{judged}; a breach {gate.remedy}")
     return lines
 
@@ -123,6 +123,8 @@ def told(chain: Sequence[Link], found: Sequence[Gate]) -> list[str]:
 def _check_measured(gate: Gate, suite: Suite, priced: bool) -> None:
     """What is judged must be measured."""
     measure, other = MEASURES[gate.measure], "measure it, or gate something else"
+    if gate.measure.startswith(task_measures.PREFIX):
+        task_measures.require(gate.measure, suite)
     if measure.timed and not suite.speed:
         raise BadInput(f"{gate.measure} is not measured with measure.speed=false; {other}")
     if measure.batch and int(measure.batch) not in suite.batches:

@@ -11,7 +11,8 @@ What is judged is the bound of the interval that is nearer to the breach, so tha
 end against ``min``, the high end against ``max``. A limit that is a multiple of the origin's figure (``1.05×``) is held
 against the interval of the ratio, in pairs over documents. What is measured on no documents has no interval (bytes,
 sizes, speeds, latencies, prices) and is judged by its value, and the decision says so. Speeds, latencies and prices are
-those of one sequence at a time, or of a batch: ``p95/4`` with ``max: 60 ms``.
+those of one sequence at a time, or of a batch: ``p95/4`` with ``max: 60 ms``. Tasks are ``task/NAME``, see
+:mod:`pipelines.task_measures`.
 """
 
 import math
@@ -25,9 +26,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from attar.complaint import complaint
 from attar.errors import BadInput, nearest
+from pipelines import task_measures
 
 STAGE = r"stages\.[0-9]{1,3}(\.stages\.[0-9]{1,3})*"
-Unit = Literal["share", "bytes", "count", "times", "nats", "speed", "seconds", "flops", "bits", "price", "plain"]
+Unit = Literal[
+    "share", "bytes", "count", "times", "nats", "speed", "seconds", "flops", "bits", "price", "plain", "answers"
+]
 Number = int | float
 
 
@@ -44,9 +48,11 @@ class Measure(NamedTuple):
 
 
 class Measures(dict[str, Measure]):
-    """Measures by name; speeds, latencies and prices of a batch by its size, too: ``p95/4``."""
+    """Measures by name; speeds, latencies and prices of a batch by its size, too: ``p95/4``; and those of tasks."""
 
     def __missing__(self, name: str) -> Measure:
+        if (asked := task_measures.read(name)) is not None:
+            return Measure("tasks", asked.unit, asked.higher, scores=name)
         head, _, size = name.partition("/")
         if head not in BATCHED or not re.fullmatch("[1-9][0-9]{0,3}", size):
             raise KeyError(name)
@@ -80,12 +86,12 @@ MEASURES = Measures(
         "price_output": Measure("price_output", "price", False, timed=True),
     }
 )
-INTERVALS = frozenset({"headline", *(name for name, measure in MEASURES.items() if measure.scores)})
 RELATIVE: tuple[Unit, ...] = (
     "speed",
     "seconds",
     "price",
     "plain",
+    "answers",
 )  # units whose limit may be a multiple of the origin's figure
 FEW = "there are too few documents for an interval"
 UNITS: dict[Unit, dict[str, float]] = {
@@ -100,6 +106,7 @@ UNITS: dict[Unit, dict[str, float]] = {
     "bits": {"": 1, "bits": 1},
     "price": {"": 1},
     "plain": {"": 1},
+    "answers": {"": 1, "%": 0.01},  # a share, too
 }
 FORMS: dict[Unit, tuple[float, str]] = {
     "share": (100, "{:.2f} %"),
@@ -113,6 +120,7 @@ FORMS: dict[Unit, tuple[float, str]] = {
     "bits": (1, "{:.3f} bits"),
     "price": (1, "{:,.4g} a million tokens"),
     "plain": (1, "{:.3f}"),
+    "answers": (100, "{:.2f} %"),
 }
 FINER: dict[Unit, tuple[tuple[float, str], ...]] = {  # for what would be told as 0.0 of these
     "bytes": ((1e-3, "{:.1f} kB"), (1, "{:.0f} B")),
@@ -193,6 +201,7 @@ class Figure:
     origin: float | None = None
     times: tuple[float, float] | None = None  # the interval of value ÷ origin, in pairs over documents
     note: str = FEW  # why ends are missing that the measure may have
+    absent: str = ""  # why there is no value
 
 
 class Held(NamedTuple):
@@ -229,6 +238,11 @@ class Decision:
     given_up: Sequence[str] = ()  # evaluations of the steps before it that the run went on without
 
 
+def has_interval(measure: str) -> bool:
+    """Whether it is judged by an interval's end, where there are documents or questions enough."""
+    return measure == "headline" or bool(MEASURES[measure].scores)
+
+
 def parse(entries: Sequence[dict[str, Any]]) -> tuple[Gate, ...]:
     """The gates of a recipe, or one sentence about the first that is wrong."""
     return tuple(_parse(dict(entry), f"gates.{number}") for number, entry in enumerate(entries))
@@ -254,7 +268,7 @@ def limit(gate: Gate) -> tuple[float, bool]:
             + (f" with {' or '.join(units)}" if units else "")
         )
     number = number if relative else float(f"{number * UNITS[unit][written]:.12g}")  # 95 % is 0.95
-    if unit == "share" and number > 1:
+    if unit in ("share", "answers") and number > 1 and not relative:
         raise BadInput(f"{gate.rule}: {gate.measure} is a share of 1; write {number / 100:g} or {number:g} %")
     return number, relative
 
@@ -263,7 +277,8 @@ def judge(gate: Gate, figure: Figure) -> Judgement:
     """Whether a figure keeps a gate, and the sentence about it."""
     measure = MEASURES[gate.measure]
     if figure.value is None:
-        return Judgement(False, f"{gate.rule}: {gate.measure} was not measured here, so nobody can tell")
+        why = figure.absent or f"{gate.measure} was not measured here"
+        return Judgement(False, f"{gate.rule}: {why}, so nobody can tell")
     found = held(gate, figure)
     if found is None:
         return Judgement(False, f"{gate.rule}: the origin has no {gate.measure} to compare with")
@@ -302,7 +317,7 @@ def held(gate: Gate, figure: Figure) -> Held | None:
 
 def _why(gate: Gate, figure: Figure) -> str:
     """Why a value is judged that has an interval otherwise."""
-    if gate.measure not in INTERVALS:
+    if not has_interval(gate.measure):
         return ""
     return ", as the gate asks" if gate.bound == "value" else f": {figure.note}"
 
@@ -330,7 +345,10 @@ def _parse(entry: dict[str, Any], where: str) -> Gate:
             able = ", ".join(sorted(BATCHED))
             why = f"is measured at no batch size; {able} are" if head not in BATCHED else f"has no batch size {size!r}"
             raise BadInput(f"{where}: {head} {why}; write {head}, or p95/4 for the p95 at batch 4") from None
-        raise BadInput(f"{where}: there is no measure {gate.measure!r}; {nearest(gate.measure, MEASURES)}") from None
+        if gate.measure.startswith(task_measures.PREFIX):
+            raise BadInput(f"{where}: {task_measures.refusal(gate.measure)}") from None
+        known = [*MEASURES, *task_measures.FORMS]
+        raise BadInput(f"{where}: there is no measure {gate.measure!r}; {nearest(gate.measure, known)}") from None
     right, wrong = ("min", "max") if measure.higher else ("max", "min")
     if getattr(gate, wrong) is not None:
         better = "higher" if measure.higher else "lower"

@@ -7,19 +7,17 @@ stops the next time. What it changes is a recipe, which is planned anew: what th
 """
 
 import math
-from collections.abc import Hashable, Sequence
 from typing import Any, NoReturn, Protocol
 
 from attar import scores
 from attar.errors import BadInput, GateFailed
-from attar.facts import ModelFacts
 from attar.scores import Scores
 from attar.store import Store
-from pipelines import bisect, foresight, gate_edits, gates
+from pipelines import bisect, gate_edits, gates, task_evidence, task_measures
 from pipelines.execution import Execution, first_other
 from pipelines.gates import MEASURES, Bisect, Decision, Figure, Gate, Insert, Judgement, Measure, Number
+from pipelines.milder import Milder
 from pipelines.plan import Plan, Step
-from pipelines.recipe import Recipe
 from pipelines.report import Row
 
 NONE = "no scores of documents are kept for it"
@@ -102,11 +100,11 @@ class Gatekeeper:
         """Find the boldest value that keeps the gate, and go on with it."""
         assert isinstance(gate.breach, Bisect)
         asked, plans, probes = gate.breach, dict[Number, Plan](), list[dict[str, Any]]()
-        recipes = self._milder(asked, number)
+        search = Milder.of(self.execution.plan, asked, number)
 
         def keeps(value: Number) -> bool:
             try:
-                plans[value] = self.execution.planned(recipes[value])
+                plans[value] = self.execution.planned(search.recipes[value])
             except BadInput as error:
                 found, measured = Judgement(False, str(error)), {}
             else:
@@ -117,38 +115,24 @@ class Gatekeeper:
             self.execution.journal.write("probe", step=step.index, gate=number, **told)
             return found.kept
 
-        value = bisect.boldest(list(recipes), keeps, asked.probes)
+        value = bisect.boldest(list(search.recipes), keeps, asked.probes)
         tried = ", ".join(f"{probe['value']} {'✓' if probe['kept'] else '✗'}" for probe in probes) or "none is left"
         if value is None:
             text = f"{judged.text}; no milder {asked.setting} was found to keep it (tried: {tried})"
             self._stop(_decision(number, gate, step, Judgement(False, text), setting=asked.setting, probes=probes))
-        text = f"{judged.text}; goes on with {asked.setting}={value}, the boldest that keeps it (tried: {tried})"
+        claim = f"the boldest that keeps it (tried: {tried})"
+        bolder = min(
+            (p["value"] for p in probes if not p["kept"]), key=lambda one: abs(one - value), default=search.now
+        )
+        if search.others_between(value, bolder):
+            claim = f"the boldest of those tried ({tried}); others between {value} and {bolder} were not"
+        text = f"{judged.text}; goes on with {asked.setting}={value}, {claim}"
         decision = _decision(
             number, gate, step, Judgement(False, text), "bisect", setting=asked.setting, value=value, probes=probes
         )
         again = first_other(self.execution.plan, plans[value])
         self.execution.decided(decision, plans[value])
         return again
-
-    def _milder(self, asked: Bisect, number: int) -> dict[Number, Recipe]:
-        """Values milder than the one that was breached, the mildest first, with their recipes; those that can work."""
-        recipe, steps, mild = self.execution.plan.recipe, self.execution.plan.steps, asked.within[0]
-        now = gate_edits.value_of(recipe.stages, asked.setting)
-        entries = gate_edits.spent(recipe.gates, number)
-        found: list[tuple[Number, Recipe, Hashable]] = []
-        for value in bisect.grid(mild, asked.within[1], isinstance(now, int), asked.probes):
-            if abs(value - mild) >= abs(now - mild):
-                break
-            try:
-                changed = recipe.changed(gate_edits.with_value(recipe.stages, asked.setting, value), entries)
-                facts = foresight.facts_of(changed, steps)
-                foresight.require(changed, facts)
-            except BadInput:  # such as a group size that divides no width, or a size beyond the limit
-                continue
-            found.append((value, changed, _sizes(facts)))
-        breached = (now, recipe, _sizes([step.facts for step in steps]))
-        chosen = bisect.distinct([*found, breached], lambda one: one[2])
-        return {value: changed for value, changed, _ in chosen if changed is not recipe}
 
     def _probe(self, name: str, plan: Plan, last: int) -> Row:
         """Carry the changed steps out up to the judged one, which alone is measured."""
@@ -160,6 +144,8 @@ class Gatekeeper:
 
 def figure(name: str, row: Row, origin: Row, store: Store) -> Figure:
     """What a row says of a measure, with an interval where there are documents enough for one."""
+    if name.startswith(task_measures.PREFIX):
+        return task_evidence.figure(name, row, origin, store)
     measure = MEASURES[name]
     value, before = _value(measure, row), _value(measure, origin)
     if name in ("headline", "perplexity_other", "perplexity_held_out") and row.note and row.verdict is None:
@@ -180,6 +166,13 @@ def figure(name: str, row: Row, origin: Row, store: Store) -> Figure:
         return Figure(value, low, high, before)
     times = _times(measure, scored, _scored(measure, origin, store))
     return Figure(value, low, high, before, times, "" if times else "the origin was not measured on the same documents")
+
+
+def has(name: str, row: Row) -> bool:
+    """Whether a row has a figure of a measure at all."""
+    if name.startswith(task_measures.PREFIX):
+        return task_evidence.has(name, row)
+    return _value(MEASURES[name], row) is not None
 
 
 def _scored(measure: Measure, row: Row, store: Store) -> list[Scores]:
@@ -227,11 +220,6 @@ def _value(measure: Measure, row: Row) -> float | None:
     found: float | None
     found = row.batches.get(measure.batch, {}).get(measure.column) if measure.batch else getattr(row, measure.column)
     return found
-
-
-def _sizes(facts: Sequence[ModelFacts]) -> Hashable:
-    """What is known of a chain's models before they are made."""
-    return tuple((one.parameters, one.bytes, one.layers, one.hidden, one.ffn, one.heads, one.kv_heads) for one in facts)
 
 
 def _decision(

@@ -188,6 +188,7 @@ def _make_plan(recipe: Recipe, home: Home, complete: bool, watch: Watch) -> Plan
     for each in (chain, *variants):
         _Data(corpus, origin).check(recipe, each)
     exam = set_exam(recipe.measure, corpus, home.corpus, reading)
+    foresight.require_chosen(recipe, exam)
     steps = _Chain(recipe, home, machine, origin, corpus, roles, exam).steps(chain)
     foresight.require(recipe, [step.facts for step in steps])
     require_batches(recipe.measure, [step.facts for step in steps if not step.measured], machine)

@@ -7,9 +7,10 @@ from pydantic import BaseModel
 from attar.data import DataSettings
 from attar.errors import BadInput, nearest
 from attar.suite import Suite
+from pipelines import task_measures
 from pipelines.catalogue import settings
 from pipelines.champion import Champion
-from pipelines.gates import BATCHED, INTERVALS, MEASURES, RELATIVE, UNITS, Bisect, Gate, Measure
+from pipelines.gates import BATCHED, MEASURES, RELATIVE, UNITS, Bisect, Gate, Measure, has_interval
 from pipelines.recipe import Recipe, Track
 from pipelines.sweep_space import Range, Search
 
@@ -47,7 +48,10 @@ PARTS = {
         "    breach: {bisect: {setting: stages.0.ffn, within: [0.05, 0.5], probes: 6}}\n"
         "  - measure: kl\n"
         "    max: 0.3\n"
-        "    breach: {insert: {stage: finetune.full, train_tokens: 65_536}}",
+        "    breach: {insert: {stage: finetune.full, train_tokens: 65_536}}\n\n"
+        "Of tasks that measure asks, such as tasks: [capitals.jsonl] and facts:\n"
+        "  - {measure: task/capitals, min: 80 %}               # right answers\n"
+        "  - {measure: task/facts, min: 0.95×}                 # of the origin's",
         {"": Gate, "breach.bisect.": Bisect},
     ),
     "sweep": Part(
@@ -99,15 +103,15 @@ def describe(name: str) -> dict[str, Any]:
 def measures() -> list[dict[str, str]]:
     """What gates and ``attar best`` can ask of a model."""
     rows = []
-    for name, measure in MEASURES.items():
+    for name, measure in [*MEASURES.items(), *((name, MEASURES[name]) for name in task_measures.FORMS)]:
         units = [unit for unit in UNITS[measure.unit] if unit]
         rows.append(
             {
-                "measure": f"{name}, {name}/BATCH" if name in BATCHED else name,
+                "measure": f"{name}[/BATCH]" if name in BATCHED else name,
                 "better": "higher" if measure.higher else "lower",
-                "units": ", ".join(units + ["× of the origin's"] * (measure.unit in RELATIVE)) or "none",
-                "judged by": "the end of its interval" if name in INTERVALS else "its value",
-                "needs": _needs(measure),
+                "units": ", ".join(units + ["×"] * (measure.unit in RELATIVE)) or "none",
+                "judged by": "interval" if has_interval(name) else "value",
+                "needs": task_measures.FORMS.get(name) or _needs(measure),
             }
         )
     return rows

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from attar.complaint import complaint
 from attar.errors import BadInput
+from pipelines import gates
 from pipelines.sweep_words import MARK, ORDER, Document, Values, keys, label, put
 
 MOST_VARIANTS = 10_000
@@ -51,6 +52,16 @@ class Range(BaseModel):
         return found if self.whole else [float(f"{value:.12g}") for value in found]
 
 
+def _bytes(given: Any) -> Any:
+    """A size as gates take it; what is none goes on to be refused."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return round(gates.limit(gates.Gate(measure="bytes", max=given))[0])
+    except BadInput as error:
+        raise ValueError(str(error).removeprefix(f"max={given!r} ")) from None
+
+
 class Search(BaseModel):
     """How a sweep goes about: the recipe's ``sweep:`` block."""
 
@@ -66,7 +77,11 @@ class Search(BaseModel):
         Field(gt=0, description="no variant begins that would end after so many minutes of all, over all starts"),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**32, description="of the random choices")] = 0
-    max_bytes: Annotated[int | None, Field(gt=0, description="tpe prefers models of at most so many bytes")] = None
+    max_bytes: Annotated[
+        int | None,
+        BeforeValidator(_bytes, json_schema_input_type=int | str | None),
+        Field(gt=0, description="tpe prefers models of at most so many bytes, such as 60 MB"),
+    ] = None
     orders: Annotated[
         list[list[int]],
         Field(description="orders of the stages, by their places in the recipe, counted from 0; one may be left out"),

@@ -176,8 +176,8 @@ def settings_table(rows: list[dict[str, Any]]) -> Table:
 def plain_table(rows: list[dict[str, str]]) -> Table:
     """Rows of texts under their keys."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in rows[0]:
-        table.add_column(heading)
+    for place, heading in enumerate(rows[0]):
+        table.add_column(heading, overflow="fold", no_wrap=place == 0)  # a name that is cut off helps nobody
     for row in rows:
         table.add_row(*map(Text, row.values()))
     return table

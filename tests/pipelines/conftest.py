@@ -16,7 +16,7 @@ import yaml
 
 from attar import scores
 from attar.fingerprint import hash_json
-from attar.scores import Scores
+from attar.scores import Scores, of_answers
 from attar.stamp import stamp
 from attar.tiny import tiny_model
 from pipelines import journal, report
@@ -118,6 +118,7 @@ class Shelf:
         self.home = home
         self.model = model
         self.origin = hash_json("origin")
+        self.answers: dict[str, dict[str, list[float]]] = {}  # model → what was right of a task; tasks are stamped, too
 
     def losses(self, more: float, noise: float = 0.01) -> tuple[float, ...]:
         """The origin's losses and so much more, unevenly."""
@@ -158,16 +159,24 @@ class Shelf:
             **{name: {"held-out": value, "other": value} for name, value in both.items()},
             "prefill_tokens_per_second": None,
             "decode_tokens_per_second": None,
+            "tasks": {name: self._picked(right) for name, right in self.answers.get(model, {}).items()},
             "stamp": stamp(**parts | stamped),
         }
         draft = self.home.store.draft("evaluation", evaluation)
         (draft / "result.json").write_text(json.dumps(result))
         ids = tuple(f"d{i}" for i in range(len(losses)))
         scored = {"loss/other": Scores(ids, tuple(10 * loss for loss in losses), (10,) * len(ids))}
+        for name, right in self.answers.get(model, {}).items():
+            scored[name] = of_answers([str(i) for i in range(len(right))], right, [0.95] * len(right))
         scores.save(scored, draft)
         manifest = {"inputs": {"model": model, "origin": self.origin}}
         self.home.store.commit("evaluation", evaluation, draft, manifest)
         return evaluation
+
+    def _picked(self, right: list[float]) -> dict[str, Any]:
+        share = sum(right) / len(right)
+        told = {"value": share, "low": share, "high": share, "items": len(right), "lower_is_better": False}
+        return {**told, "chance": 0.25, "confidently_wrong": 1 - share, "calibration_error": 0.1}
 
     def _row(
         self, step: int, name: str, folder: Path, model: str, losses: tuple[float, ...], stamped: dict[str, Any]

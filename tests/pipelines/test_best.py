@@ -13,7 +13,7 @@ from rich.console import Console
 from attar.errors import BadInput
 from attar.fingerprint import hash_json
 from attar.scores import Scores
-from pipelines import as_good, best, cli, report, shipping
+from pipelines import as_good, best, best_words, cli, report, shipping
 from pipelines.gates import Decision
 from pipelines.home import Home
 from pipelines.report import Report
@@ -98,7 +98,7 @@ def test_one_document_crowns_nobody(shelf: "Shelf", monkeypatch: pytest.MonkeyPa
     found = best.choose(shelf.home)
     assert (found.winner.retained, found.alike, found.as_good) == (1, (), ())
     written = StringIO()
-    best.show(Console(file=written, width=300), found)  # with the table
+    best_words.show(Console(file=written, width=300), found)  # with the table
     text = written.getvalue()
     assert text.splitlines()[0].startswith("nothing here is beyond doubt: 1 document was measured, and at least 6 are")
     assert "best by its value alone: only" in text and "\nbest: " not in text
@@ -138,7 +138,7 @@ def test_many_models_on_few_documents_say_why_none_is_offered(shelf: "Shelf") ->
 def test_a_sign_means_one_thing_and_says_what(stocked: "Shelf") -> None:
     """A star is the choice, here as on the page; a diamond is the front."""
     written = StringIO()
-    best.show(Console(file=written), best.choose(stocked.home))
+    best_words.show(Console(file=written), best.choose(stocked.home))
     text = written.getvalue()
     signs = {line.split()[1]: line.split()[0] for line in text.splitlines() if line.strip().startswith(tuple("★◆"))}
     assert signs["large"] == "★" and {signs["middle"], signs["small"]} == {"◆"}
@@ -190,13 +190,13 @@ def test_names_in_brackets_are_names(stocked: "Shelf") -> None:
     found = best.choose(stocked.home)
     named = replace(found, group=replace(found.group, origin="/data/[proj]/[/x]"))
     written = StringIO()
-    best.show(Console(file=written), named)
+    best_words.show(Console(file=written), named)
     assert "/data/[proj]/[/x]" in written.getvalue()
 
 
 def shown(found: best.Choice) -> str:
     console = Console(record=True, width=300)
-    best.show(console, found)
+    best_words.show(console, found)
     return console.export_text()
 
 

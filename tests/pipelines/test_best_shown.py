@@ -10,7 +10,7 @@ from rich.console import Console
 
 from attar.errors import BadInput
 from attar.fingerprint import hash_json
-from pipelines import best, report
+from pipelines import best, best_words, report
 from pipelines.gates import Decision
 from pipelines.report import Report, interval
 from pipelines.sweep import TRIALS
@@ -45,7 +45,7 @@ def swept(shelf: "Shelf") -> "Shelf":
 
 def shown(found: best.Choice) -> str:
     written = StringIO()
-    best.show(Console(file=written, width=300), found)
+    best_words.show(Console(file=written, width=300), found)
     return written.getvalue()
 
 
@@ -107,7 +107,7 @@ def test_variants_are_told_apart_by_their_values(swept: "Shelf") -> None:
     assert any("step-1" in line and words["2026-1-mine-01"] in line and "90.0 MB" in line for line in wide)
     assert any(line.startswith("best: step-1 of run 2026-1-mine-01 (temp 2, width→distill), in ") for line in wide)
     written = StringIO()
-    best.show(Console(file=written, width=90, force_terminal=True), found)
+    best_words.show(Console(file=written, width=90, force_terminal=True), found)
     assert all(text in written.getvalue() for text in words.values())
     assert {one["variant"] for one in found.as_json()["candidates"]} == set(words.values())
 

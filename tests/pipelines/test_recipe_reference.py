@@ -10,6 +10,7 @@ from pipelines import recipe, recipe_reference, recipe_yaml, sweep_space
 from pipelines.cli import main
 from pipelines.gates import BATCHED, MEASURES, Gate
 from pipelines.recipe import Recipe
+from pipelines.task_measures import FORMS
 
 STAGES = [{"stage": "prune.width", "ffn": 0.2}, {"stage": "quantize.rtn"}]
 
@@ -56,16 +57,18 @@ def test_the_example_of_a_sweep_is_a_sweep_that_works() -> None:
 
 def test_every_measure_that_is_listed_can_be_gated() -> None:
     rows = recipe_reference.measures()
-    assert len(rows) == len(MEASURES)
+    assert len(rows) == len(MEASURES) + len(FORMS)
     for row in rows:
-        name, *batch = row["measure"].split(", ")
+        name, batch, _ = row["measure"].partition("[/BATCH]")
         assert bool(batch) == (name in BATCHED)
         side = "min" if row["better"] == "higher" else "max"
         unit = row["units"].split(", ")[0]
-        limit = "1.1×" if "origin" in unit else "0.5" if unit == "none" else f"0.5 {unit}"
+        limit = "1.1×" if unit == "×" else "0.5" if unit == "none" else f"0.5 {unit}"
         gate = Gate(measure=name, **{side: limit})
         document: dict[str, Any] = {"name": "x", "model": "m", "stages": STAGES, "price_per_hour": 1.0}
         document["measure"] = {"batch_sizes": [1]} if "batch_sizes" in row["needs"] else {"speed": bool(row["needs"])}
+        document["measure"] |= {"choices": 2, "facts": 5, "generation": 2, "lm_eval": ["TASK"]} if name in FORMS else {}
+        document["measure"] |= {"tasks": ["FILE.jsonl", "NAME.jsonl"]} if name in FORMS else {}
         assert recipe.validate(document | {"gates": [gate.model_dump(exclude_none=True)]}).gated()
 
 

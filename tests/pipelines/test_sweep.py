@@ -111,6 +111,13 @@ def test_what_cannot_be_swept_is_a_sentence(document: dict[str, Any], change: di
         read(document | change)
 
 
+@pytest.mark.parametrize("given", ["60 MB", "60MB", "60_000 kB", 60_000_000])
+def test_a_size_is_written_as_in_a_gate(document: dict[str, Any], given: str | int) -> None:
+    assert read(swept(document, max_bytes=given)).search.max_bytes == 60_000_000
+    with pytest.raises(BadInput, match=r"sweep: max_bytes='60 XB': is no limit of bytes; possible: .* MB"):
+        read(swept(document, max_bytes="60 XB"))
+
+
 def test_a_recipe_without_holes_is_no_sweep(document: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match=r"nothing in the recipe is swept; write \{sweep:"):
         read(document)

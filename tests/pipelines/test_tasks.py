@@ -37,6 +37,7 @@ def asking(document: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 def test_a_run_asks_every_model_the_same_and_tells_of_it(
     asking: dict[str, Any], write: Callable[[Any], Path], home: Path
 ) -> None:
+    asking["gates"] = [{"measure": "task/more", "min": 0}, {"measure": "task/generation", "min": 0}]
     command = [sys.executable, "-m", "pipelines.cli", "run", str(write(asking)), "--home", str(home)]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -47,6 +48,9 @@ def test_a_run_asks_every_model_the_same_and_tells_of_it(
     assert origin["tasks"]["generation/same"]["value"] == 1 and "verdict" not in origin["tasks"]["more"]
     more = quantized["tasks"]["more"]
     assert more["chance"] == 0.5 and more["items"] == 12 and more["verdict"] is not None
+    figures = (more["value"], quantized["tasks"]["generation/overlap"]["value"])
+    for decision, value in zip(result["gates"], figures, strict=True):
+        assert decision["kept"] and f"is kept: {100 * value:.2f} % (" in decision["text"]
     store = Store(home / "store")
     one, other = (scores.load(store.folder("evaluation", row["evaluation"])) for row in (origin, quantized))
     assert all(one[name].ids == other[name].ids for name in names)
