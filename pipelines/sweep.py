@@ -13,6 +13,7 @@ import yaml
 
 from attar.errors import AttarError, BadInput, Cancelled
 from attar.fingerprint import hash_json
+from pipelines import sweep_bounds
 from pipelines.home import Home
 from pipelines.recipe import Recipe, validate
 from pipelines.report import Report, Row
@@ -67,6 +68,7 @@ class Sweep:
         self.space: Space = read(document)
         self.store = home.store
         name = str(document.get("name", "sweep"))
+        sweep_bounds.require(self.space, self._first())
         validate(self.space.assign(self._first(), 1))  # what is wrong with the whole recipe is told at once
         self.folder = home.root / "sweeps" / f"{name}-{hash_json(_unbudgeted(document))[:8]}"
 
