@@ -239,8 +239,8 @@ def settings(found: Comparison) -> list[Child]:
                 "Blue: the mean of a value's variants, with its 95 % interval against the origin. Values are compared "
                 "in pairs over the same documents, all other settings being equal (sign-flip test, all pairs at once), "
                 "which sees smaller differences than the bars; points are of retained quality, lost against the value "
-                "that keeps most. One training each; intervals are over documents, so another seed may order close values "
-                "otherwise."
+                "that keeps most. One training each; intervals are over documents, so another seed may order close "
+                "values otherwise."
             )
         )
         drawn += [note(_left_out(found.unequal))] if found.unequal else []
@@ -284,7 +284,7 @@ def _pairs(choice: Choice, store: Store) -> "dict[str, Pair]":
 
 
 def _difference(found: Comparison, one: Shown) -> str:
-    """Points of the headline that a run lies beside the best, with the interval of the paired comparison, unless of few.
+    """Points of the headline between a run and the best, with the interval of the paired comparison, unless of few.
 
     They are those of the column of retained quality, which ends at 100 %.
     """

@@ -92,7 +92,7 @@ def test_what_is_lost_is_told_in_points_of_what_is_kept() -> None:
 
 
 def test_a_mean_ends_where_the_variants_end() -> None:
-    """What is better than the origin keeps 100 %, alone and in the mean; beside it only what is missing there counts."""
+    """What is better than the origin keeps 100 %, alone and in the mean; beside it counts what is missing there."""
     a, _ = findings.find(variants(("1", "x", -0.02), ("2", "x", 0.1), ("1", "y", -0.01), ("2", "y", 0.1)), ORIGIN)
     one, two = a.levels
     assert (one.retained, one.high) == (1.0, 1.0) and a.sentence.startswith("a: 1 keeps most (100.0 %, mean of 2)")
