@@ -1,5 +1,6 @@
 """Tasks of the user's own: a JSONL file of questions with choices, or of prompts with the answer to be written."""
 
+import json
 import os
 import re
 import unicodedata
@@ -86,6 +87,11 @@ def _question(key: str, prompt: str, choices: Any, answer: Any, where: str) -> Q
         if not 0 <= answer < len(found):
             raise BadInput(f"{where}: answer={answer} is no place among {len(found)} choices, counted from 0")
         return Question(key, prompt, found, answer)
+    if _text(answer) is None:
+        raise BadInput(
+            f"{where}: answer={json.dumps(answer)} is neither a choice nor the place of one; write the choice as it "
+            f"stands there, in quotes, or its place, counted from 0: {', '.join(map(repr, found))}"
+        )
     if _text(answer) not in found:
         raise BadInput(f"{where}: the answer {answer!r} is none of its choices: {', '.join(map(repr, found))}")
     return Question(key, prompt, found, found.index(str(_text(answer))))

@@ -28,8 +28,9 @@ def stages(
         return _print_json(described)
     console = _console()
     if isinstance(described, list):
+        width = 2 + max(len(entry["name"]) for entry in described)
         for entry in described:
-            console.print(f"[bold]{entry['name']:<18}[/bold]{entry['summary']}", highlight=False, soft_wrap=True)
+            console.print(f"[bold]{entry['name']:<{width}}[/bold]{entry['summary']}", highlight=False, soft_wrap=True)
         return None
     console.print(f"[bold]{described['name']}[/bold]  {described['summary']}\n", highlight=False, soft_wrap=True)
     if described["text"]:

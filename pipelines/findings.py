@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import exp
 
 from attar.scores import Scores
 
@@ -12,11 +13,11 @@ class Level:
 
     value: str
     variants: int
-    retained: float  # exp of the mean difference of losses, so the geometric mean of what the variants retained
+    retained: float  # headline of the mean of their losses: the geometric mean of what they retained, 1 at most
     low: float | None  # 95 % interval over documents; None of few
     high: float | None
     verdict: str  # "best", or what a paired test says of it beside the best: worse, not distinguishable
-    behind: float = 0.0  # share of quality that is lost against the best, with its interval
+    behind: float = 0.0  # of headline, lost against the best, with its paired interval; 0.01 is a point
     behind_low: float = 0.0
     behind_high: float = 0.0
 
@@ -35,7 +36,7 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        """``temperature: 4 keeps most (66.1 %); not distinguishable: 2; worse: 8 (1.2 % less, 0.9–1.6)``."""
+        """``temperature: 4 keeps most (66.1 %); not distinguishable: 2; worse: 8 (1.2 points less, 0.9 to 1.6)``."""
         alike = [level.value for level in self.levels if level.verdict == "not distinguishable"]
         worse = [f"{one.value} ({_lost(one)})" for one in self.levels if one.verdict == "worse"]
         told = [
@@ -87,20 +88,21 @@ def _find(name: str, settings: Sequence[str], variants: Sequence[Scored], origin
         return None
     means = {value: _mean([by_value[value][rest] for rest in sorted(shared)]) for value in in_order(list(by_value))}
     best = min(means, key=lambda value: means[value].mean)
+    most = exp(origin.mean - means[best].mean)  # its own uncertainty is no part of what another loses against it
     beside = {value: statistics.difference(mean, means[best]) for value, mean in means.items() if value != best}
     together = dict(zip(means, statistics.apart(list(means.values()))[list(means).index(best)], strict=True))
     levels = []
     for value, mean in means.items():
         kept = statistics.perplexity_retained(mean, origin)
         told = kept.items >= statistics.FEWEST
-        low, high = (kept.low, kept.high) if told else (None, None)
+        low, high = (min(1.0, kept.low), min(1.0, kept.high)) if told else (None, None)
         if value == best:
-            levels.append(Level(value, len(shared), kept.value, low, high, "best"))
+            levels.append(Level(value, len(shared), min(1.0, kept.value), low, high, "best"))
             continue
         verdict = beside[value].verdict if together[value] < statistics.LEVEL else "not distinguishable"
         lost = statistics.perplexity_retained(mean, means[best])
-        shares = (1 - lost.value, 1 - lost.high, 1 - lost.low)
-        levels.append(Level(value, len(shared), kept.value, low, high, verdict, *shares))
+        behind = [min(1.0, most) - min(1.0, most * share) for share in (lost.value, lost.high, lost.low)]
+        levels.append(Level(value, len(shared), min(1.0, kept.value), low, high, verdict, *behind))
     return Finding(name, tuple(levels), len(origin.ids))
 
 
@@ -116,8 +118,9 @@ def _of(variants: int) -> str:
 
 
 def _lost(level: Level) -> str:
-    bounds = f"{100 * level.behind_low:.1f}–{100 * level.behind_high:.1f}"
-    return f"{100 * level.behind:.1f} % less, {bounds}"
+    return "{:.1f} points less, {:.1f} to {:.1f}".format(
+        *(100 * lost for lost in (level.behind, level.behind_low, level.behind_high))
+    )
 
 
 def _and(words: Sequence[str]) -> str:

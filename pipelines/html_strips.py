@@ -78,12 +78,14 @@ def strip(setting: str, dots: Sequence[Dot], finding: Finding | None) -> Html:
         drawn += [words(text, middle, bottom + LINE * row, "mid strong") for row, text in enumerate(told)]
         if value in levels:
             level = levels[value]
-            lost = f" (−{100 * level.behind:.1f} %)" if level.verdict != "best" else ""
-            drawn.append(words(f"{VERDICTS[level.verdict]}{lost}", middle, bottom + LINE * deep, "mid dim"))
+            drawn.append(words(VERDICTS[level.verdict], middle, bottom + LINE * deep, "mid dim"))
+            if level.verdict != "best":
+                lost = f"{-100 * level.behind:+.1f} points".replace("-", "−")
+                drawn.append(words(lost, middle, bottom + LINE * (deep + 1), "mid dim"))
     if len(alike) <= MOST_LINES:
         drawn[:0] = [polyline(points, "thin") for points in alike.values() if len(points) > 1]
     drawn.append(line(frame.left, frame.bottom, frame.right, frame.bottom, "axis"))
-    return wide(svg(WIDTH, HEIGHT + LINE * deep, f"retained quality by {setting}", drawn))
+    return wide(svg(WIDTH, HEIGHT + LINE * (deep + 1), f"retained quality by {setting}", drawn))
 
 
 def scatter(setting: str, dots: Sequence[Dot]) -> Html:

@@ -202,7 +202,7 @@ def variants(found: Comparison) -> list[Child]:
     columns += [(name, [texts[name](row) for row in rows]) for name in FIGURES]
     columns.append(("against\nthe origin", [row.verdict or row.note or "–" for row in rows]))
     columns.append(("against\nthe best", [found.beside(one) for one in ranked]))
-    columns.append(("difference to it,\npaired", [_difference(found, one) for one in ranked]))
+    columns.append(("difference to it\nin points, paired", [_difference(found, one) for one in ranked]))
     shared = [(_flat(name), cells[0]) for name, cells in columns[2:] if len(rows) > 1 and len(set(cells)) == 1]
     kept = [(name, cells) for name, cells in columns if (_flat(name), cells[0]) not in shared]
     lines = []
@@ -257,9 +257,9 @@ def settings(found: Comparison) -> list[Child]:
             note(
                 "Blue: the mean of a value's variants, with its 95 % interval against the origin. Values are compared "
                 "in pairs over the same documents, all other settings being equal (sign-flip test, all pairs at once), "
-                "which sees smaller differences than the bars; in brackets: quality lost against the value that keeps "
-                "most. One training each; intervals are over documents, so another seed may order close values "
-                "otherwise."
+                "which sees smaller differences than the bars; points are of retained quality, lost against the value "
+                "that keeps most. One training each; intervals are over documents, so another seed may order close "
+                "values otherwise."
             )
         )
         drawn += [note(_left_out(found.unequal))] if found.unequal else []
@@ -303,12 +303,18 @@ def _pairs(choice: Choice, store: Store) -> "dict[str, Pair]":
 
 
 def _difference(found: Comparison, one: Shown) -> str:
-    """How much less of the quality than the best a run keeps, with the interval of the paired comparison."""
+    """Points of the headline between a run and the best, with the interval of the paired comparison, unless of few.
+
+    They are those of the column of retained quality, which ends at 100 %.
+    """
     pair = found.pairs.get(one.report.final.fingerprint) if found.is_ranked(one) else None
-    if pair is None:
+    if pair is None or found.choice is None:
         return "–"
-    less = [100 * (share - 1) for share in (pair.value, pair.low, pair.high)]
-    return "{:+.1f} % ({:+.1f} to {:+.1f})".format(*less).replace("-", "−")
+    most = found.choice.winner.retained
+    text = f"{100 * (one.report.final.retained - most):+.1f}"
+    if pair.note is None:
+        text += " ({:+.1f} to {:+.1f})".format(*(100 * (min(1.0, most * end) - most) for end in (pair.low, pair.high)))
+    return text.replace("-", "−")
 
 
 def _losses(evaluation: str, store: Store) -> Scores | None:

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -329,8 +329,22 @@ def columns(rows: Sequence[Row]) -> list[list[Any]]:
     return [[*names, *more], *lines]
 
 
+def here(row: Row, home: Path) -> Row:
+    """A row with the folder of its artifact in this home's store, which may have been moved or copied since."""
+    told = Path(row.folder)
+    if told.parts[-3:-1] not in (("store", "model"), ("store", "dataset")) or told.name != row.fingerprint:
+        return row
+    mine = home.joinpath(*told.parts[-3:])
+    return replace(row, folder=str(mine)) if mine.is_dir() or not told.is_dir() else row
+
+
 def load(folder: Path) -> Report | None:
     """The report of a run; of one that runs still, or was killed, the rows that its journal has; else None."""
+    found = _load(folder)
+    return found and replace(found, rows=tuple(here(row, folder.absolute().parents[1]) for row in found.rows))
+
+
+def _load(folder: Path) -> Report | None:
     try:
         return Report.from_json(json.loads((folder / "report.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError):

@@ -69,7 +69,7 @@ class _Random:
         return None
 
     def told(self, values: Values, score: float | None) -> None:
-        self._known.add(key(values))
+        self._known.add(key(brief(values, self._space)))
 
     def _draw(self, found: Sequence[Any] | Range) -> Any:
         if not isinstance(found, Range):
@@ -82,7 +82,10 @@ class _Random:
             return self._chance.randint(int(found.low), int(found.high))
         else:
             value = self._chance.uniform(found.low, found.high)
-        return round(value) if found.whole else float(f"{value:.4g}")
+        if found.whole:
+            return round(value)
+        # By way of four digits, which were drawn once: what such a sweep has drawn is then the same to three.
+        return found.brief(float(f"{value:.4g}") if found.high - found.low > value / 10 else value)
 
 
 class _Tpe:
@@ -106,14 +109,15 @@ class _Tpe:
     def next(self) -> Values | None:
         for _ in range(TRIES):
             trial = self._study.ask(self._distributions)
-            values = {name: self._value(name, trial.params[name]) for name in self._space.dimensions}
+            drawn = {name: self._value(name, trial.params[name]) for name in self._space.dimensions}
+            values = brief(drawn, self._space)
             if key(values) not in self._known:
                 return values
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
         return None
 
     def told(self, values: Values, score: float | None) -> None:
-        self._known.add(key(values))
+        self._known.add(key(brief(values, self._space)))
         if score is not None:
             params = {name: self._param(name, value) for name, value in values.items()}
             made = self._optuna.trial.create_trial(params=params, distributions=self._distributions, value=score)
@@ -137,3 +141,11 @@ class _Tpe:
 def key(values: Values) -> str:
     """One text for equal values."""
     return json.dumps(values, sort_keys=True)
+
+
+def brief(values: Values, space: Space) -> Values:
+    """The same with numbers of ranges as short as they are drawn."""
+    found = space.dimensions
+    return {
+        name: kind.brief(value) if isinstance(kind := found[name], Range) else value for name, value in values.items()
+    }

@@ -13,9 +13,10 @@ import yaml
 
 from attar.errors import AttarError, BadInput, Cancelled
 from attar.fingerprint import hash_json
+from pipelines import sweep_bounds
 from pipelines.home import Home
 from pipelines.recipe import Recipe, validate
-from pipelines.report import Report, Row
+from pipelines.report import Report, Row, here
 from pipelines.searching import key, searcher
 from pipelines.sweep_space import Space, read
 from pipelines.sweep_words import MARK, Document, Values
@@ -67,6 +68,7 @@ class Sweep:
         self.space: Space = read(document)
         self.store = home.store
         name = str(document.get("name", "sweep"))
+        sweep_bounds.require(self.space, self._first())
         validate(self.space.assign(self._first(), 1))  # what is wrong with the whole recipe is told at once
         self.folder = home.root / "sweeps" / f"{name}-{hash_json(_unbudgeted(document))[:8]}"
 
@@ -230,7 +232,8 @@ def trials_in(folder: Path) -> list[Trial]:
     for record in _records(folder):
         if "values" in record:
             row = record.pop("row")
-            found[key(record["values"])] = Trial(**record, row=Row(**row) if row else None)
+            made = here(Row(**row), folder.absolute().parents[1]) if row else None
+            found[key(record["values"])] = Trial(**record, row=made)
     return sorted(found.values(), key=lambda trial: trial.number)
 
 

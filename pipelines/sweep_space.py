@@ -41,6 +41,15 @@ class Range(BaseModel):
     def whole(self) -> bool:
         return isinstance(self.low, int) and isinstance(self.high, int) and not isinstance(self.step, float)
 
+    def brief(self, value: float) -> int | float:
+        """A value to three digits, or to three of the width where that is narrow; what the recipe says stays inside."""
+        if self.whole:
+            return int(value)
+        if self.step is not None:
+            return float(f"{value:.12g}")
+        digits = max(2 - math.floor(math.log10(abs(size))) for size in (value, self.high - self.low) if size)
+        return min(max(round(value, digits), float(self.low)), float(self.high))
+
     def values(self, where: str) -> list[int | float]:
         """All values, from low to high."""
         if self.step is None:
@@ -193,7 +202,16 @@ def _orders(orders: list[list[int]], document: Document) -> list[Any]:
     count = len(stages) if isinstance(stages, list) else 0
     for order in orders:
         if not order or len(set(order)) < len(order) or not all(0 <= place < count for place in order):
-            raise BadInput(f"sweep: the order {order} is not possible; possible: each of 0 to {count - 1} once at most")
+            raise BadInput(
+                f"sweep: the order {order} is not possible; possible: the places of this recipe's stages, each once at "
+                f"most: {_places(stages if isinstance(stages, list) else [])}"
+            )
     if any(orders.count(order) > 1 for order in orders):
         raise BadInput("sweep: an order is there twice")
     return list(orders)
+
+
+def _places(stages: list[Any]) -> str:
+    """``0 (prune.width), 1 (quantize.rtn)``."""
+    names = [entry.get("stage", "repeat") if isinstance(entry, dict) else MARK for entry in stages]
+    return ", ".join(f"{place} ({name if isinstance(name, str) else MARK})" for place, name in enumerate(names))

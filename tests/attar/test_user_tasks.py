@@ -49,7 +49,11 @@ def test_an_answer_alone_is_to_be_written(tmp_path: Path) -> None:
         ({"prompt": "x", "choices": "ab", "answer": "a"}, "at least two different"),
         ({"prompt": "x", "choices": ["a", "b"], "answer": "c"}, "none of its choices: 'a', 'b'"),
         ({"prompt": "x", "choices": ["a", "b"], "answer": 2}, "no place among 2 choices"),
-        ({"prompt": "x", "choices": ["a", "b"], "answer": True}, "none of its choices"),
+        (
+            {"prompt": "x", "choices": ["a", "b"], "answer": True},
+            "answer=true is neither a choice nor the place",
+        ),
+        ({"prompt": "x", "choices": ["a", "b"], "answer": ["a"]}, 'answer=["a"] is neither a choice'),
     ],
 )
 def test_a_wrong_line_is_a_sentence(tmp_path: Path, row: Any, told: str) -> None:

@@ -39,6 +39,10 @@ def test_stages_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("stages", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert [entry["name"] for entry in listed] == stages.names()
+    assert call("stages") == 0  # not into a terminal
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == stages.names()
+    assert len({len(line) - len(line.partition("  ")[2].lstrip()) for line in lines}) == 1  # one below the other
     assert all(entry["summary"] for entry in listed)
 
 

@@ -33,9 +33,9 @@ def test_a_value_stands_for_the_mean_of_its_variants() -> None:
     assert [level.value for level in a.levels] == ["2", "10"]  # as numbers, not as words
     assert (a.best.value, a.levels[1].verdict, a.levels[1].variants) == ("2", "worse", 2)
     assert a.best.retained == pytest.approx(exp(-0.125))
-    assert a.levels[1].behind == pytest.approx(1 - exp(-0.2)) and a.best.behind == 0
+    assert a.levels[1].behind == pytest.approx(exp(-0.125) - exp(-0.325)) and a.best.behind == 0
     assert a.levels[1].behind_low <= a.levels[1].behind <= a.levels[1].behind_high
-    assert b.sentence.startswith("b: x keeps most (81.9 %, mean of 2); worse: y (4.9 % less, ")
+    assert b.sentence.startswith("b: x keeps most (81.9 %, mean of 2); worse: y (4.0 points less, ")
 
 
 def test_what_the_other_settings_did_does_not_count() -> None:
@@ -81,3 +81,21 @@ def test_of_equal_values_none_is_called_worse_than_the_one_that_happens_to_be_be
         (one,) = findings.find(found, Scores(DOCUMENTS, tuple(10 * common), (10,) * 14))
         wrong += any(level.verdict == "worse" for level in one.levels)
     assert wrong <= 9
+
+
+def test_what_is_lost_is_told_in_points_of_what_is_kept() -> None:
+    """The difference of the two figures that stand there, not a share of the larger one."""
+    _, b = findings.find(variants(*GRID), ORIGIN)
+    x, y = b.levels
+    assert y.behind == pytest.approx(x.retained - y.retained)
+    assert f"({100 * y.behind:.1f} points less, {100 * y.behind_low:.1f} to {100 * y.behind_high:.1f})" in b.sentence
+
+
+def test_a_mean_ends_where_the_variants_end() -> None:
+    """What is better than the origin keeps 100 %, alone and in the mean; beside it counts what is missing there."""
+    a, _ = findings.find(variants(("1", "x", -0.02), ("2", "x", 0.1), ("1", "y", -0.01), ("2", "y", 0.1)), ORIGIN)
+    one, two = a.levels
+    assert (one.retained, one.high) == (1.0, 1.0) and a.sentence.startswith("a: 1 keeps most (100.0 %, mean of 2)")
+    assert two.behind == pytest.approx(1 - exp(-0.1))
+    better, _ = findings.find(variants(*((v, r, -0.02 * float(v)) for v in "12" for r in "xy")), ORIGIN)
+    assert {(level.retained, level.behind) for level in better.levels} == {(1.0, 0.0)}

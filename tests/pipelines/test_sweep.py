@@ -92,7 +92,10 @@ def test_ranges_are_lists_with_a_step_and_continuous_without(document: dict[str,
     ("change", "sentence"),
     [
         ({"sweep": {"serach": "grid"}}, "sweep: unknown key 'serach'; did you mean 'search'"),
-        ({"sweep": {"orders": [[0, 5]]}}, "the order .* is not possible; possible: each of 0 to 1"),
+        (
+            {"sweep": {"orders": [[0, 5]]}},
+            r"the order .* not possible; .* each once at most: 0 \(prune.width\), 1 \(quantize.rtn\)",
+        ),
         (
             {"sweep": {"orders": [[1, 0]]}, "gates": [{"measure": "kl", "max": 1, "after": "stages.0"}]},
             "orders move the stages, which gates name by their places",
