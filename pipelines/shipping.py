@@ -47,7 +47,7 @@ def reasons(choice: Choice, name: Name, unjudged: str | None, verdicts: Mapping[
         found.append(
             f"{_capital(name(winner))} keeps more, {interval(winner.row)}, at {_mb(winner.row)}; this one is the "
             f"smallest that loses less than {100 * choice.margin:g} {'point' if choice.margin == 0.01 else 'points'} "
-            "of it beyond doubt (paired over documents)."
+            "against it beyond doubt (paired over documents)."
         )
     if choice.equals > 1:
         end = " (retained quality ends at 100 %)" if winner.retained == 1 else ""
