@@ -84,7 +84,8 @@ def above_chance(result: Scores, origin: Scores, chance: float = 0.0) -> Compari
     interval is of the ratio of the resampled means; the test is that of the difference, whose zero is the ratio's 1.
     """
     differences, counts = _paired(result, origin)
-    base = np.asarray(origin.sums) - chance * counts
+    before = dict(zip(origin.ids, origin.sums, strict=True))
+    base = np.array([before[one] for one in sorted(before)]) - chance * counts  # in the order of the differences
     generator = _generator(differences, counts)
     drawn = _drawn(generator, np.stack([differences, base], axis=1))
     if _bounds(drawn[:, 1], len(base))[0] <= 0:

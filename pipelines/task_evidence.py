@@ -98,8 +98,12 @@ def _kept(scored: Scores, before: Scores, chance: float) -> _Kept | None:
     ends = statistics.share_interval(scores.of_answers(scored.ids, [0.0] * len(scored.ids)))
     if ends is None:
         return _Kept(found.value, None)
-    more = ends[1] / (before.mean - chance) if scored.sums == before.sums else 0.0
+    more = ends[1] / (before.mean - chance) if _answers(scored) == _answers(before) else 0.0
     return _Kept(found.value, (found.low - more, found.high + more))
+
+
+def _answers(scored: Scores) -> dict[str, float]:
+    return dict(zip(scored.ids, scored.sums, strict=True))
 
 
 def _there(row: Row, asked: Asked) -> bool:

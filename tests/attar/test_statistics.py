@@ -153,6 +153,15 @@ def test_retention_above_chance() -> None:
     assert above_chance(result, guessing, 0.25) is None  # nothing that could be retained
 
 
+def test_what_is_retained_is_the_same_in_any_order_of_items() -> None:
+    """Pairs are pairs whoever lists them how: nobody retains less than nothing."""
+    names, right = [str(i) for i in range(20)], [1.0] * 8 + [0.0] * 12
+    result, origin = of_answers(names, [0.0, *right[:-1]]), of_answers(names, right)
+    turned = of_answers(names[::-1], right[::-1])
+    found = above_chance(result, origin)
+    assert found is not None and found == above_chance(result, turned) and 0 <= found.low < 1 < found.high
+
+
 def test_what_was_not_scored_alike_is_not_compared() -> None:
     a = text(np.array([3.0, 2.0, 4.0]))
     with pytest.raises(BadInput, match="not scored on the same items, token for token"):
