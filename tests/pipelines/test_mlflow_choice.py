@@ -73,7 +73,7 @@ def test_the_list_says_which_to_ship(tracked: "Shelf") -> None:
     asked = f"tags.`{mlflow_view.SWEEP}` = '{SWEEP}' and tags.`pipeline.role` = 'sweep'"
     (run,) = client_of(tracked.home).search_runs([experiment_of(tracked.home).experiment_id], asked)
     note = run.data.tags["mlflow.note.content"]
-    assert note.startswith("**Best of these: 01 (ffn 0.1, bits 8): ") and "- It keeps the most of 4 models." in note
+    assert note.startswith("**Best of these: 01 (ffn 0.1, bits 8): ") and "- It keeps the most of 4 models" in note
     assert refresh(tracked) == []  # nothing is new
 
 
