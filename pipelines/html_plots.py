@@ -26,9 +26,12 @@ from pipelines.signs import TOLD, Kind
 
 WIDTH, HEIGHT = 1060.0, 470.0
 BESIDE = 7.0  # pixels between points of the same size, so that each is seen
-BROADEST = 21.0  # pixels that they take at most: nobody shall read another ratio off the axis
+BROADEST = 21.0  # pixels that they take at most where others are near: nobody shall read another ratio off the axis
+OWN = 0.4  # of the way to the next size that they take where the picture shows close sizes alone
+CLOSE = 0.3  # of the way from the origin to the smallest: models nearer to each other are drawn without it
 CROWD = 40  # points; of more only those are named that matter
 SAME = 4.0  # pixels within which sizes count as the same
+SAME_RATIO = 0.01
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -60,15 +63,17 @@ class Point:
 def pareto(points: Sequence[Point], path: bool = False) -> Html:
     """Draw models, the first being the origin: the front as a line, or (``path``) the order in which they were made.
 
-    Where all models have one size there is nothing to trade: they stand in a row then, without an axis of ratios.
+    Where all models have one size there is nothing to trade: they stand in a row then, without an axis of ratios. Where
+    they are close to each other and far from the origin, that is left out, and a line says so.
     """
-    bounds = [100 * share for one in points for share in (one.retained, one.low, one.high) if share is not None]
-    ratios = [one.ratio for one in points]
+    shown = points[1:] if not path and _far(points) else points
+    bounds = [100 * share for one in shown for share in (one.retained, one.low, one.high) if share is not None]
+    ratios = [one.ratio for one in shown]
     low, high = room(min(bounds), max(bounds), 0.09, 4.0)
     frame = Frame(62, WIDTH - 26, 34, HEIGHT - 92, room(min(ratios), max(ratios), 0.07, 0.2), (low, min(high, 104.0)))
-    placed = [_put(frame, place, one) for place, one in enumerate(points)]
-    models = placed[1:]
-    if len(models) > 1 and max(one.x for one in models) - min(one.x for one in models) < SAME:
+    placed = [_put(frame, place, one) for place, one in enumerate(shown)]
+    models = placed[len(shown) - len(points) + 1 :]
+    if shown is points and len(models) > 1 and max(one.x for one in models) - min(one.x for one in models) < SAME:
         drawn, placed = _row(frame, placed, path)
         way = [(one.x, one.y) for one in placed] if path else []
     else:
@@ -76,15 +81,28 @@ def pareto(points: Sequence[Point], path: bool = False) -> Html:
                           "retained quality, %", lambda v: f"{v:g}×", lambda v: f"{v:g}"))  # fmt: skip
         chosen = placed if path else front([one for one in placed if one.kind not in ("apart", "refused")])
         way = [(one.x, one.y) for one in chosen]  # where they are, not beside that
-        placed = _beside(placed)
+        placed = _beside(placed, OWN if shown is not points else 0.0)
+    if shown is not points:
+        drawn.append(
+            words("the origin (1×, 100 %) lies to the left of this picture", frame.left, frame.bottom + 38, "dim")
+        )
     drawn.append(polyline(way, "path" if path else "front"))
     drawn += [whisker(one.x, one.top, one.bottom) for one in placed if one.low is not None]
     drawn += [mark(one.kind, one.x, one.y, one.hint) for one in placed]
     drawn += _labels(frame, placed, way)
-    kinds = {one.kind for one in points}
+    kinds = {one.kind for one in shown}
     told = TOLD | ({"behind": "before the end", "chosen": "the result"} if path else {})
     drawn += legend([(kind, text) for kind, text in told.items() if kind in kinds], frame.left - 8, HEIGHT - 14)
     return wide(svg(WIDTH, HEIGHT, "compression ratio against retained quality", drawn))
+
+
+def _far(points: Sequence[Point]) -> bool:
+    """Whether models of several sizes lie so close to each other, seen from the origin, that it would crowd them."""
+    origin, *models = points
+    ratios = [one.ratio for one in models]
+    span = max(ratios) - min(ratios) if ratios else 0.0
+    several = len({one.bytes for one in models}) > 1 and span > SAME_RATIO
+    return several and min(ratios) > origin.ratio and span < CLOSE * (max(ratios) - origin.ratio)
 
 
 def _row(frame: Frame, points: Sequence[Point], path: bool) -> tuple[list[Html], list[Point]]:
@@ -113,10 +131,10 @@ def _put(frame: Frame, place: int, one: Point) -> Point:
     return replace(one, place=place, x=x, y=y, top=top, bottom=bottom)
 
 
-def _beside(points: Sequence[Point]) -> list[Point]:
+def _beside(points: Sequence[Point], own: float = 0.0) -> list[Point]:
     """Points of the same size a few pixels apart, the best at the left, so that each is seen; in their order.
 
-    Among many nobody could tell where each belongs.
+    They may take ``own`` of the way to the next size. Among many nobody could tell where each belongs.
     """
     groups: list[list[Point]] = []
     for one in sorted(points, key=lambda one: one.x):
@@ -125,8 +143,10 @@ def _beside(points: Sequence[Point]) -> list[Point]:
         else:
             groups.append([one])
     found: list[Point] = []
-    for group in groups:
-        step = min(BESIDE, BROADEST / max(1, len(group) - 1))
+    for place, group in enumerate(groups):
+        near = [abs(other[0].x - group[0].x) for other in groups[max(0, place - 1) : place + 2] if other is not group]
+        broadest = max(BROADEST, own * min(near, default=0.0))
+        step = min(BESIDE, broadest / max(1, len(group) - 1))
         first = -step * (len(group) - 1) / 2
         ordered = sorted(group, key=lambda one: one.y)
         found += [replace(one, x=one.x + first + step * place) for place, one in enumerate(ordered)]

@@ -176,9 +176,10 @@ def plot(found: Comparison) -> list[Child]:
     return [
         pareto(points),
         note(
-            "Bars are 95 % intervals against the origin, over documents. Variants are compared with each other in "
-            "pairs over the same documents, which tells more apart than bars that overlap suggest. One training each; "
-            "intervals are over documents, so another seed may order close values otherwise."
+            "Bars are 95 % intervals against the origin, over documents; models of one size stand side by side, the "
+            "best at the left. Variants are compared with each other in pairs over the same documents, which tells "
+            "more apart than bars that overlap suggest. One training each; intervals are over documents, so another "
+            "seed may order close values otherwise."
         ),
     ]
 

@@ -1,6 +1,7 @@
 """The report's drawings: every point is where its figures are, and every rail leads to the model that was changed."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,6 +47,22 @@ def test_models_of_one_size_have_no_axis_of_ratios() -> None:
     points += [Point(f"{n}", 40, 2.5, 0.7 - 0.01 * n, None, None, "behind") for n in range(9)]
     drawn = Parsed(str(pareto(points)))
     assert "all 9 at 2.50×" in drawn.text and "compression ratio" not in drawn.text
+
+
+def test_close_sizes_far_from_the_origin_are_drawn_without_it() -> None:
+    """Both sizes are told apart, with the points of each beside each other."""
+    points = [Point("origin", 2726, 1.0, 1.0, None, None, "origin")]
+    points += [Point(f"a{n}", 1128, 2.417, 0.71 - 0.001 * n, None, None, "alike") for n in range(5)]
+    points += [Point(f"b{n}", 1110, 2.456, 0.66 - 0.003 * n, None, None, "behind") for n in range(15)]
+    drawn = Parsed(str(pareto(points)))
+    circles = [(float(a["cx"] or 0), float(a["cy"] or 0)) for tag, a in drawn.tags if tag == "circle"]
+    across = sorted(x for x, y in circles if y < 400)  # those of the legend stand below
+    assert len(across) == 20 and across[5] - across[4] > 200
+    assert min(b - a for a, b in pairwise(across)) > 5
+    assert "lies to the left" in drawn.text and not any(a.get("class") == "origin" for tag, a in drawn.tags)
+    assert (
+        "lies to the left" not in Parsed(str(pareto([*points, Point("c", 2000, 1.4, 0.9, None, None, "alike")]))).text
+    )
 
 
 def test_a_model_from_elsewhere_is_none_of_the_steps(shelf: "Shelf") -> None:
