@@ -28,9 +28,12 @@ from pipelines.process import this_process
 journal = Journal(folder, NullTracker())
 facts = {"run": folder.name, "name": "r", "plan": [], "flow_run": "f", "recipe": {"track": {}}}
 journal.write("run", **facts, process=sys.argv[3] if len(sys.argv) > 3 else this_process())
+ready, tell = os.pipe()
 forked = os.fork()
 if forked == 0:
+    os.write(tell, b".")
     time.sleep(600)
+os.read(ready, 1)  # until then the fork still holds what it is about to let go
 spawned = subprocess.Popen(["sleep", "600"], close_fds=False)
 fresh.prepare(dict(os.environ), ["json"])
 (zygote,) = fresh._own.values()
