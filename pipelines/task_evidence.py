@@ -88,8 +88,8 @@ def _retained(asked: Asked, row: Row, scored: Scores | None, before: Scores | No
 def _kept(scored: Scores, before: Scores, chance: float) -> _Kept | None:
     """The ratio to the origin above chance, in pairs over questions; None where the origin may not be above it.
 
-    Where no answer differs, neither does any draw; yet so many may differ as may be right where none was. So near an
-    end is never, however few differ: else a model that lost an answer would be judged more mildly than one that did
+    Where no answer differs, neither does any draw; yet so many may differ as may be right where none was. No end
+    is nearer to equality than that, however few differ: else a model that lost an answer would be judged more mildly than one that did
     not.
     """
     from attar import statistics
@@ -101,7 +101,8 @@ def _kept(scored: Scores, before: Scores, chance: float) -> _Kept | None:
     if ends is None:
         return _Kept(found.value, None)
     more = ends[1] / (before.mean - chance)
-    return _Kept(found.value, (min(found.low, found.value - more), max(found.high, found.value + more)))
+    low, high = max(found.value, 1.0) - more, min(found.value, 1.0) + more
+    return _Kept(found.value, (min(found.low, low), max(found.high, high)))
 
 
 def _there(row: Row, asked: Asked) -> bool:
