@@ -88,9 +88,8 @@ def _retained(asked: Asked, row: Row, scored: Scores | None, before: Scores | No
 def _kept(scored: Scores, before: Scores, chance: float) -> _Kept | None:
     """The ratio to the origin above chance, in pairs over questions; None where the origin may not be above it.
 
-    Where no answer differs, neither does any draw; yet so many may differ as may be right where none was. No end
-    is nearer to equality than that, however few differ: else a model that lost an answer would be judged more mildly than one that did
-    not.
+    Where no answer differs, neither does any draw; yet so many may differ as may be right where none was. An end is as
+    far from 1 at least, and from a value beyond it: else a model that lost an answer would be judged more mildly.
     """
     from attar import statistics
 
