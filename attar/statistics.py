@@ -7,7 +7,7 @@ whole items are drawn and flipped, never tokens, and both models' scores of an i
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import exp, inf
+from math import exp, inf, lgamma, log, log1p
 from statistics import NormalDist
 from typing import Literal
 
@@ -101,17 +101,22 @@ def above_chance(result: Scores, origin: Scores, chance: float = 0.0) -> Compari
 def share_interval(scores: Scores) -> tuple[float, float] | None:
     """95 % interval of one model's own share of right answers; None of fewer than :data:`FEWEST`.
 
-    Where all items agree at 0 or 1 every draw is the same, and the interval is the exact one (Clopper and Pearson 1934,
-    Biometrika 26:404-413), which holds for parts of an answer, too: a mean below m shows n whole ones at most mⁿ times.
+    Of whole answers it is the exact one (Clopper and Pearson 1934, Biometrika 26:404-413), so that one more right never
+    lowers an end. Of parts it is that of the mean, whose ends are never beyond the exact ones of all right and all
+    wrong: those hold for parts, too, since a mean below m shows n whole ones at most mⁿ times.
     """
     items = len(scores.ids)
     if items < FEWEST:
         return None
-    found = {total / count for total, count in zip(scores.sums, scores.counts, strict=True)}
-    end = float((LEVEL / 2) ** (1 / items))
-    if found == {1.0}:
-        return end, 1.0
-    return (0.0, 1 - end) if found == {0.0} else mean_interval(scores)
+    found = [total / count for total, count in zip(scores.sums, scores.counts, strict=True)]
+    if set(scores.counts) == {1} and set(found) <= {0.0, 1.0}:
+        right = int(sum(found))
+        return _exact_low(right, items), 1 - _exact_low(items - right, items)
+    low, high = mean_interval(scores)
+    if min(found) < 0 or max(found) > 1:  # no shares, such as a length
+        return low, high
+    end = _exact_low(items, items)
+    return min(low, end), max(high, 1 - end)
 
 
 def mean_interval(scores: Scores) -> tuple[float, float]:
@@ -194,6 +199,20 @@ def apart(models: Sequence[Scores]) -> Floats:
 def fewest_bounded(tests: int) -> int | None:
     """Items of which the interval of one of so many tests has ends; None: no number up to a thousand is enough."""
     return next((items for items in range(FEWEST, 1001) if _tail(items, LEVEL / tests) * RESAMPLES >= 1), None)
+
+
+def _exact_low(right: int, items: int) -> float:
+    """The share of which so many right answers or more are seen in 2.5 of 100 cases."""
+    if right == 0:
+        return 0.0
+    counts = np.arange(right, items + 1)
+    ways = np.array([lgamma(items + 1) - lgamma(k + 1) - lgamma(items - k + 1) for k in range(right, items + 1)])
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        share = (low + high) / 2
+        chance = np.exp(ways + counts * log(share) + (items - counts) * log1p(-share)).sum()
+        low, high = (share, high) if chance < LEVEL / 2 else (low, share)
+    return low
 
 
 def _paired(result: Scores, origin: Scores) -> tuple[Floats, Floats]:

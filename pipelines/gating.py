@@ -53,10 +53,6 @@ class Gatekeeper:
                 self.execution.decided(_decision(number, gate, step, judged, kept=True, action="go on"))
             else:
                 breached.append((number, gate, judged))
-        # The setting that is searched is one of this step or before, so all is judged anew with what is found.
-        for number, gate, judged in breached:
-            if isinstance(gate.breach, Bisect):
-                return self._bisect(number, gate, step, judged)
         insert = next((entry for entry in breached if isinstance(entry[1].breach, Insert)), None)
         # Behind a stage that is put in there is another end, where a gate of the end is judged.
         stops = [
@@ -64,6 +60,10 @@ class Gatekeeper:
             for number, gate, judged in breached
             if gate.breach == "stop" and not (insert and gate.after == "end")
         ]
+        # The setting that is searched is one of this step or before, so all is judged anew with what is found.
+        for number, gate, judged in breached:
+            if isinstance(gate.breach, Bisect):
+                return self._bisect(number, gate, step, judged, stops)
         if stops:
             self._stop(*stops)
         if insert:
@@ -96,8 +96,8 @@ class Gatekeeper:
         self.execution.decided(_decision(number, gate, step, told, action="insert"), plan)
         return again
 
-    def _bisect(self, number: int, gate: Gate, step: Step, judged: Judgement) -> int:
-        """Find the boldest value that keeps the gate, and go on with it."""
+    def _bisect(self, number: int, gate: Gate, step: Step, judged: Judgement, stops: list[Decision]) -> int:
+        """Find the boldest value that keeps the gate, and go on with it; with none, stop for all that would have."""
         assert isinstance(gate.breach, Bisect)
         asked, plans, probes = gate.breach, dict[Number, Plan](), list[dict[str, Any]]()
         search = Milder.of(self.execution.plan, asked, number)
@@ -119,7 +119,8 @@ class Gatekeeper:
         tried = ", ".join(f"{probe['value']} {'✓' if probe['kept'] else '✗'}" for probe in probes) or "none is left"
         if value is None:
             text = f"{judged.text}; no milder {asked.setting} was found to keep it (tried: {tried})"
-            self._stop(_decision(number, gate, step, Judgement(False, text), setting=asked.setting, probes=probes))
+            told = Judgement(False, text)
+            self._stop(_decision(number, gate, step, told, setting=asked.setting, probes=probes), *stops)
         claim = f"the boldest that keeps it (tried: {tried})"
         bolder = min(
             (p["value"] for p in probes if not p["kept"]), key=lambda one: abs(one - value), default=search.now

@@ -47,14 +47,14 @@ def _served(home: Home) -> str | None:
 
 def comparison(home: Home, folder: Path) -> str | None:
     """The page that compares the runs of a run's experiment, see mlflow_view; None if it was not tracked."""
-    experiment = _known(folder).get("experiment")
+    experiment = known(folder).get("experiment")
     return page(home, mlflow_view.place(experiment)) if experiment else None
 
 
 def newest_comparison(home: Home, url: str) -> str | None:
     """The page that compares the runs of the experiment of the newest tracked run, on a server at an address."""
     for path in sorted(home.runs.glob(f"*/{RUNS}"), reverse=True):
-        if experiment := _known(path.parent).get("experiment"):
+        if experiment := known(path.parent).get("experiment"):
             return f"{url}{mlflow_view.place(experiment)}"
     return None
 
@@ -65,19 +65,19 @@ def open_command(home: Home, folder: Path) -> str | None:
     return to_open(home, place) if place is not None else None
 
 
-def _known(folder: Path) -> dict[str, Any]:
+def known(folder: Path) -> dict[str, Any]:
     """What the tracker has written down of a run."""
     try:
-        known: dict[str, Any] = json.loads((folder / RUNS).read_text())
+        found = json.loads((folder / RUNS).read_text())
     except (OSError, ValueError):
         return {}
-    return known
+    return found if isinstance(found, dict) else {}
 
 
 def _place(folder: Path) -> str | None:
     """Where MLflow's pages show the run."""
-    known = _known(folder)
-    if "experiment" not in known or "parent" not in known.get("runs", {}):
+    found = known(folder)
+    if "experiment" not in found or "parent" not in found.get("runs", {}):
         return None
-    place = f"/#/experiments/{known['experiment']}/runs/{known['runs']['parent']}"
+    place = f"/#/experiments/{found['experiment']}/runs/{found['runs']['parent']}"
     return f"{place}?workflowType=machine_learning"  # else MLflow shows its pages for GenAI

@@ -1,6 +1,7 @@
 """Brings what MLflow shows of a home up to date: views an older Attar did not write, and sweeps it was not told of."""
 
 import json
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 from attar.credentials import without_credentials
 from attar.errors import first_line
 from pipelines.home import Home
+from pipelines.mlflow_link import known
 from pipelines.mlflow_words import RUNS, VIEWED
+from pipelines.process import alive
 
 
 def refresh(home: Home, tell: Callable[[str], None], warn: Callable[[str], None]) -> None:
@@ -19,8 +22,8 @@ def refresh(home: Home, tell: Callable[[str], None], warn: Callable[[str], None]
         tell: gets a sentence about each sweep that is new there.
         warn: gets a sentence about what is not possible.
     """
-    known = [_known(path) for path in sorted(home.runs.glob(f"*/{RUNS}"))]
-    experiments = sorted({str(found["experiment"]) for found in known if "experiment" in found})
+    tracked = [known(path.parent) for path in sorted(home.runs.glob(f"*/{RUNS}"))]
+    experiments = sorted({str(found["experiment"]) for found in tracked if "experiment" in found})
     if not experiments:
         return
     from pipelines import mlflow_sweep
@@ -43,17 +46,19 @@ def refresh(home: Home, tell: Callable[[str], None], warn: Callable[[str], None]
 def ensure(home: Home, folder: Path) -> None:
     """Write the view that the address of a run's experiment names, if an older Attar has tracked the run.
 
-    Only into the database in the home: a server may be away, and takes the views with ``attar sync``.
+    Only into the database in the home: a server may be away, and takes the views with ``attar sync``. A run that is
+    going on writes it by itself, and keeps its own book.
     """
-    path = folder / RUNS
-    found = _known(path)
-    if VIEWED in found or "experiment" not in found or not home.mlflow_uri.startswith("sqlite:"):
+    found = known(folder)
+    if alive(folder) or VIEWED in found or "experiment" not in found or not home.mlflow_uri.startswith("sqlite:"):
         return
     with suppress(Exception):  # then the page opens on MLflow's own overview
         _write(home, str(found["experiment"]))
-        draft = path.with_name(f"{RUNS}.draft")
-        draft.write_text(json.dumps(found | {VIEWED: True}, indent=1))
-        draft.replace(path)
+        if alive(folder):  # it was taken up again meanwhile
+            return
+        draft = folder / f"{RUNS}.viewed.{os.getpid()}.draft"  # not the tracker's own
+        draft.write_text(json.dumps(known(folder) | {VIEWED: True}, indent=1))  # with what was kept meanwhile
+        draft.replace(folder / RUNS)
 
 
 def _write(home: Home, experiment: str) -> None:
@@ -65,11 +70,3 @@ def _write(home: Home, experiment: str) -> None:
     from pipelines import mlflow_view
 
     mlflow_view.keep(MlflowClient(tracking_uri=home.mlflow_uri), experiment)
-
-
-def _known(path: Path) -> dict[str, object]:
-    """What the tracker has written down of a run."""
-    with suppress(OSError, ValueError):
-        found = json.loads(path.read_text())
-        return found if isinstance(found, dict) else {}
-    return {}

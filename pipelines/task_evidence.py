@@ -88,7 +88,8 @@ def _retained(asked: Asked, row: Row, scored: Scores | None, before: Scores | No
 def _kept(scored: Scores, before: Scores, chance: float) -> _Kept | None:
     """The ratio to the origin above chance, in pairs over questions; None where the origin may not be above it.
 
-    Where no answer differs, neither does any draw: then so many may differ as may be right where none was.
+    Where no answer differs, neither does any draw; yet so many may differ as may be right where none was. An end is as
+    far from 1 at least, and from a value beyond it: else a model that lost an answer would be judged more mildly.
     """
     from attar import statistics
 
@@ -98,12 +99,9 @@ def _kept(scored: Scores, before: Scores, chance: float) -> _Kept | None:
     ends = statistics.share_interval(scores.of_answers(scored.ids, [0.0] * len(scored.ids)))
     if ends is None:
         return _Kept(found.value, None)
-    more = ends[1] / (before.mean - chance) if _answers(scored) == _answers(before) else 0.0
-    return _Kept(found.value, (found.low - more, found.high + more))
-
-
-def _answers(scored: Scores) -> dict[str, float]:
-    return dict(zip(scored.ids, scored.sums, strict=True))
+    more = ends[1] / (before.mean - chance)
+    low, high = max(found.value, 1.0) - more, min(found.value, 1.0) + more
+    return _Kept(found.value, (min(found.low, low), max(found.high, high)))
 
 
 def _there(row: Row, asked: Asked) -> bool:

@@ -166,6 +166,11 @@ def test_what_is_searched_goes_before_what_is_put_in(
 def test_where_no_value_keeps_the_gate_the_run_stops(document: dict[str, Any], home: Path, write: Write) -> None:
     bisect = {"setting": "stages.0.ffn", "within": [0.1, 0.25], "probes": 2}
     gate = {"measure": "kl", "max": 0, "after": "stages.0", "breach": {"bisect": bisect}}
-    done = run(write(document | {"gates": [gate]}), home, "--no-track")
+    stop = {"measure": "agreement", "min": 1, "after": "stages.0"}  # which is breached at the same step
+    done = run(write(document | {"gates": [gate, stop]}), home, "--no-track")
     assert done.returncode == 3
     assert "no milder stages.0.ffn was found to keep it (tried: 0.1 ✗)" in done.stderr
+    assert "gates.1: after 1 prune.width: agreement ≥ 1 is not kept" in done.stderr
+    (folder,) = home.glob("runs/*")
+    found = report.load(folder)
+    assert found is not None and [(one.gate, one.kept) for one in found.gates] == [(0, False), (1, False)]

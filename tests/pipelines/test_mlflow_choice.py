@@ -1,5 +1,6 @@
 """MLflow's list of a sweep's variants says which to ship, in words, by a sign before the name, and by its order."""
 
+import fcntl
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from pipelines import cli, embedded, mlflow_pages, mlflow_view, report, serving
+from pipelines import cli, embedded, mlflow_pages, mlflow_view, process, report, serving
 from pipelines.gates import Decision
 from pipelines.mlflow_words import RUNS, VIEWED
 from pipelines.sweep import FILE, TRIALS
@@ -161,3 +162,29 @@ def test_a_server_that_is_away_costs_no_address(tracked: "Shelf", monkeypatch: p
     mlflow_pages.ensure(tracked.home, run)
     assert VIEWED not in json.loads((run / RUNS).read_text())
     assert all("0123abcd" in text or "view of experiment" in text for text in refresh(tracked))
+
+
+def test_what_the_tracker_keeps_meanwhile_is_not_lost(tracked: "Shelf", monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tracked.home.runs / "2026-2-mine-02" / RUNS
+    keep = mlflow_view.keep
+
+    def slow(client: Any, experiment: str) -> None:
+        keep(client, experiment)
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps(found | {"runs": found["runs"] | {"step-1": "new"}}))
+
+    monkeypatch.setattr(mlflow_view, "keep", slow)
+    mlflow_pages.ensure(tracked.home, path.parent)
+    found = json.loads(path.read_text())
+    assert found[VIEWED] and found["runs"]["step-1"] == "new"
+
+
+def test_the_book_of_a_run_that_goes_on_is_its_own(tracked: "Shelf") -> None:
+    path = tracked.home.runs / "2026-2-mine-02" / RUNS
+    before = path.read_bytes()
+    with (path.parent / process.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        mlflow_pages.ensure(tracked.home, path.parent)
+    assert path.read_bytes() == before
+    mlflow_pages.ensure(tracked.home, path.parent)
+    assert VIEWED in json.loads(path.read_text())
