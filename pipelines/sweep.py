@@ -13,7 +13,7 @@ import yaml
 
 from attar.errors import AttarError, BadInput, Cancelled
 from attar.fingerprint import hash_json
-from pipelines import sweep_bounds
+from pipelines import recipe_yaml, sweep_bounds
 from pipelines.home import Home
 from pipelines.recipe import Recipe, validate
 from pipelines.report import Report, Row, here
@@ -264,12 +264,30 @@ def _records(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _folder(sweeps: Path, document: Document) -> Path:
     """Where a sweep is; with a larger budget the same one goes on, and one of an older Attar where it was begun."""
-    rest = {key: value for key, value in document.items() if key != MARK}
-    block = {key: value for key, value in (document.get(MARK) or {}).items() if key not in ("runs", "minutes")}
+    same, name = _unbudgeted(document), document["name"]
     # Older ones hashed the budget, too, or the block that is empty without it.
-    asked = ({**rest, MARK: block} if block else rest, {**rest, MARK: block}, document)
-    known = [sweeps / f"{document['name']}-{hash_json(one)[:8]}" for one in asked]
-    return next((folder for folder in known if folder.is_dir()), known[0])
+    known = [sweeps / f"{name}-{hash_json(one)[:8]}" for one in (same, {MARK: {}, **same}, document)]
+    for folder in known + sorted(sweeps.glob(f"{name}-????????")):
+        if folder.is_dir() and (folder in known or _unbudgeted(_kept(folder)) == same):
+            return folder
+    return known[0]
+
+
+def _kept(folder: Path) -> Document:
+    """What a sweep was asked for last, with another budget perhaps; of an Attar that did not keep it, nothing."""
+    with suppress(BadInput):
+        return recipe_yaml.parse(recipe_yaml.read_text(folder / FILE), str(folder / FILE))
+    return {}
+
+
+def _unbudgeted(document: Document) -> Document:
+    """What tells a sweep from others, where its block is empty without a budget as if it had none."""
+    block = document.get(MARK) or {}
+    if not isinstance(block, dict):
+        return document
+    left = {name: value for name, value in block.items() if name not in ("runs", "minutes")}
+    rest = {name: value for name, value in document.items() if name != MARK}
+    return {**rest, MARK: left} if left else rest
 
 
 def save(trials: list[Trial], folder: Path) -> Path:

@@ -94,6 +94,9 @@ def test_a_sweep_of_an_older_version_goes_on_in_its_folder(
     again, sweep = Runner(), Sweep(whole, home)
     sweep.go(again.carry, again.foresee)
     assert sweep.folder == old != new.folder and again.names == []
+    for more in ({"minutes": 9}, {"runs": 3}):  # and stays there, by what it keeps of what was asked for
+        assert Sweep(swept(document, **more), home).folder == old
+    assert Sweep(swept(document, minutes=9, seed=2), home).folder != old
     new.folder.mkdir()
     assert Sweep(whole, home).folder == new.folder
 
