@@ -127,9 +127,10 @@ class _Tpe:
         kinds = self._optuna.distributions
         if not isinstance(found, Range):
             return kinds.CategoricalDistribution([json.dumps(value) for value in found])
+        low, high = found.ends  # Optuna warns of a step that does not come to the end
         if found.whole:
-            return kinds.IntDistribution(int(found.low), int(found.high), found.log, int(found.step or 1))
-        return kinds.FloatDistribution(float(found.low), float(found.high), found.log, found.step)
+            return kinds.IntDistribution(int(low), int(high), found.log, int(found.step or 1))
+        return kinds.FloatDistribution(float(low), float(high), found.log, found.step)
 
     def _value(self, name: str, param: Any) -> Any:
         return param if isinstance(self._space.dimensions[name], Range) else json.loads(param)

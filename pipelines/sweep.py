@@ -13,7 +13,7 @@ import yaml
 
 from attar.errors import AttarError, BadInput, Cancelled
 from attar.fingerprint import hash_json
-from pipelines import sweep_bounds
+from pipelines import recipe_yaml, sweep_bounds
 from pipelines.home import Home
 from pipelines.recipe import Recipe, validate
 from pipelines.report import Report, Row, here
@@ -67,10 +67,9 @@ class Sweep:
         self.document = document
         self.space: Space = read(document)
         self.store = home.store
-        name = str(document.get("name", "sweep"))
         sweep_bounds.require(self.space, self._first())
         validate(self.space.assign(self._first(), 1))  # what is wrong with the whole recipe is told at once
-        self.folder = home.root / "sweeps" / f"{name}-{hash_json(_unbudgeted(document))[:8]}"
+        self.folder = _folder(home.root / "sweeps", document)
 
     def trials(self) -> list[Trial]:
         """What ended so far, every variant's last word."""
@@ -94,8 +93,10 @@ class Sweep:
 
         A variant that fails or cannot be planned is recorded and does not stop the rest; nor does one that its gate
         stops, which is an end, with figures, that no search takes for a good one. One that would not be measured as it
-        was runs again: its data, model or versions are others now. One that failed before is tried again where the
-        search comes to it: a grid does, and so does the same choice at random; tpe goes where results promise most.
+        was runs again: its data, model or versions are others now; what is known stays until the first of these begins,
+        and is then given up of all, so that nothing of before is ranked with what is new. One that failed before is
+        tried again where the search comes to it: a grid does, and so does the same choice at random; tpe goes where
+        results promise most.
 
         Raises:
             BadInput: no variant can be planned.
@@ -113,7 +114,8 @@ class Sweep:
                 if known.row is not None:
                     choose.told(known.values, self._score(known))
             count = sum(trial.row is not None for trial in done.values())
-            again = [trial.values for trial in done.values() if trial.status == "outdated"]
+            outdated = {name: trial for name, trial in done.items() if trial.status == "outdated"}
+            again = [trial.values for trial in outdated.values()]
             refusals = 0  # one after the other
             while (values := again.pop(0) if again else choose.next()) is not None:
                 if search.runs is not None and count >= search.runs:
@@ -121,7 +123,7 @@ class Sweep:
                 before = done.get(key(values))
                 number = before.number if before else 1 + max((other.number for other in done.values()), default=0)
                 begun = Trial(number, values, "failed", label=self.space.label(values))
-                trial = self._try(begun, carry, foresee)
+                trial = self._try(begun, carry, foresee, lambda: self._give_up(outdated))
                 if trial is None:
                     return (
                         f"stopped before variant {number}, which does not fit: {self.budget}; raise sweep.minutes to "
@@ -130,7 +132,10 @@ class Sweep:
                 done[key(values)] = trial
                 choose.told(values, self._score(trial))
                 count += trial.status != "refused"
-                self._write(trial)
+                if key(values) in outdated:
+                    outdated[key(values)] = trial  # refused: it costs no figures as long as nothing has begun
+                else:
+                    self._write(trial)
                 hear(trial)
                 refusals = refusals + 1 if trial.status == "refused" else 0
                 if search.search != "grid" and refusals >= MOST_REFUSALS:
@@ -138,6 +143,7 @@ class Sweep:
             refused = [other for other in done.values() if other.status == "refused"]
             if done and len(refused) == len(done):
                 raise BadInput(f"none of the {len(done)} variants can be planned; the first: {refused[0].text}")
+            self._give_up(outdated)
             return "every variant has been there"
 
     def changed(self, trial: Trial, now: Foreseen) -> str | None:
@@ -157,7 +163,7 @@ class Sweep:
         return "it would be measured otherwise: versions of libraries, dtype or machine have changed"
 
     def _up_to_date(self, trial: Trial, foresee: Foresee, hear: Hear) -> Trial:
-        """A measured variant as it is, or as outdated, which is written down before anything is computed."""
+        """A measured variant as it is, or as outdated, which is written down once one of these begins."""
         if trial.row is None:
             return trial
         try:
@@ -167,11 +173,16 @@ class Sweep:
         if why is None:
             return trial
         trial = replace(trial, status="outdated", text=f"runs again, for {why}", row=None)
-        self._write(trial)
         hear(trial)
         return trial
 
-    def _try(self, trial: Trial, carry: Carry, foresee: Foresee) -> Trial | None:
+    def _give_up(self, outdated: dict[str, Trial]) -> None:
+        """Write down, once, what is no longer what it says."""
+        for trial in outdated.values():
+            self._write(trial)
+        outdated.clear()
+
+    def _try(self, trial: Trial, carry: Carry, foresee: Foresee, begins: Callable[[], None]) -> Trial | None:
         """The variant's end; None if it does not fit into the budget."""
         try:
             recipe = validate(self.space.assign(trial.values, trial.number))
@@ -181,6 +192,7 @@ class Sweep:
         limit = self.space.search.minutes
         if limit is not None and self.spent + planned.seconds > 60 * limit:
             return None
+        begins()
         began = time.monotonic()
         try:
             run, report = carry(recipe, trial)
@@ -231,9 +243,10 @@ def trials_in(folder: Path) -> list[Trial]:
     found: dict[str, Trial] = {}
     for record in _records(folder):
         if "values" in record:
-            row = record.pop("row")
-            made = here(Row(**row), folder.absolute().parents[1]) if row else None
-            found[key(record["values"])] = Trial(**record, row=made)
+            with suppress(TypeError, KeyError, ValueError):  # of another version: to this one it has not run
+                row = record.pop("row")
+                made = here(Row(**row), folder.absolute().parents[1]) if row else None
+                found[key(record["values"])] = Trial(**record, row=made)
     return sorted(found.values(), key=lambda trial: trial.number)
 
 
@@ -245,15 +258,36 @@ def _records(folder: Path) -> Iterator[dict[str, Any]]:
         return
     for line in lines:
         with suppress(ValueError):  # cut short by a kill or a full disk: that variant runs again
-            yield json.loads(line)
+            if isinstance(record := json.loads(line), dict):
+                yield record
+
+
+def _folder(sweeps: Path, document: Document) -> Path:
+    """Where a sweep is; with a larger budget the same one goes on, and one of an older Attar where it was begun."""
+    same, name = _unbudgeted(document), document["name"]
+    # Older ones hashed the budget, too, or the block that is empty without it.
+    known = [sweeps / f"{name}-{hash_json(one)[:8]}" for one in (same, {MARK: {}, **same}, document)]
+    for folder in known + sorted(sweeps.glob(f"{name}-????????")):
+        if folder.is_dir() and (folder in known or _unbudgeted(_kept(folder)) == same):
+            return folder
+    return known[0]
+
+
+def _kept(folder: Path) -> Document:
+    """What a sweep was asked for last, with another budget perhaps; of an Attar that did not keep it, nothing."""
+    with suppress(BadInput):
+        return recipe_yaml.parse(recipe_yaml.read_text(folder / FILE), str(folder / FILE))
+    return {}
 
 
 def _unbudgeted(document: Document) -> Document:
-    """What tells a sweep from others: with a larger budget the same one goes on."""
-    block = document.get(MARK)
+    """What tells a sweep from others, where its block is empty without a budget as if it had none."""
+    block = document.get(MARK) or {}
     if not isinstance(block, dict):
         return document
-    return {**document, MARK: {name: value for name, value in block.items() if name not in ("runs", "minutes")}}
+    left = {name: value for name, value in block.items() if name not in ("runs", "minutes")}
+    rest = {name: value for name, value in document.items() if name != MARK}
+    return {**rest, MARK: left} if left else rest
 
 
 def save(trials: list[Trial], folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Whether settings may be what a sweep would make them: both ends of a range, and every value of a list.
+"""Whether settings may be what a sweep would make them: both ends of what a range gives, and every value of a list.
 
 What a value can never be is told once, before the first variant. What is wrong only beside other values is told of the
 variants that have it, as they come.
@@ -26,7 +26,7 @@ def require(space: Space, values: Values) -> None:
     still = {path: value for path, value in values.items() if path != ORDER}
     for path in still:
         found = space.dimensions[path]
-        for value in (found.low, found.high) if isinstance(found, Range) else found:
+        for value in found.ends if isinstance(found, Range) else found:
             why = _wrong(space.document, space.assign({**still, path: value}, 1), keys(path))
             if why is not None:
                 raise BadInput(f"{path}: the sweep leaves what this setting can be: {why}; no variant was tried")

@@ -50,11 +50,22 @@ class Range(BaseModel):
         digits = max(2 - math.floor(math.log10(abs(size))) for size in (value, self.high - self.low) if size)
         return min(max(round(value, digits), float(self.low)), float(self.high))
 
+    @property
+    def ends(self) -> tuple[int | float, int | float]:
+        """The first and the last value that it can give: steps need not come to ``high``."""
+        if self.step is None:
+            return self.low, self.high
+        return self.low, self.brief(self.low + (self._count - 1) * self.step)
+
+    @property
+    def _count(self) -> int:
+        return math.floor((self.high - self.low) / (self.step or 1) + 1e-9) + 1
+
     def values(self, where: str) -> list[int | float]:
         """All values, from low to high."""
         if self.step is None:
             raise BadInput(f"{where}: a grid needs the range's step; give one, or sweep.search=random or tpe")
-        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
+        count = self._count
         if count > MOST_VARIANTS:
             raise BadInput(f"{where}: the range has {count:,} values; a sweep takes {MOST_VARIANTS:,} at most")
         found = [self.low + i * self.step for i in range(count)]
@@ -169,6 +180,9 @@ def read(document: Document) -> Space:
     for path in found:
         if path.split(".")[0] in FIXED:
             raise BadInput(f"{path}: a sweep may not vary {path.split('.')[0]}, or its variants could not be compared")
+    if not isinstance(name := document.get("name"), str):  # variants are called after it
+        told = f"name={name!r} is no text" if "name" in document else "the recipe has no name"
+        raise BadInput(f"{told}; write one, such as name: sweep, after which its variants are called")
     return Space(document, search, found)
 
 

@@ -52,6 +52,21 @@ def test_a_seed_of_the_recipe_has_bounds_too(document: dict[str, Any], tmp_path:
         Sweep(document | {"seed": {"sweep": [0, -1]}}, Home(tmp_path))
 
 
+def test_a_range_is_what_its_steps_come_to(document: dict[str, Any], tmp_path: Path) -> None:
+    """All channels may not go, but 0.9 is the last value."""
+    for block in ({}, {"search": "random", "runs": 3}, {"search": "tpe", "runs": 3}):
+        document["stages"][0]["ffn"] = {"sweep": {"low": 0.1, "high": 1.0, "step": 0.4}}
+        choose = searcher(Sweep(document | {"sweep": block}, Home(tmp_path)).space)
+        found = set[float]()
+        while len(found) < 3 and (values := choose.next()) is not None:
+            choose.told(values, 0.5)
+            found.add(values["stages.0.ffn"])
+        assert found == {0.1, 0.5, 0.9}
+        document["stages"][0]["ffn"] = {"sweep": {"low": 0.1, "high": 1.0, "step": 0.3}}
+        with pytest.raises(BadInput, match=r"stages\.0\.ffn: the sweep leaves .* ffn=1\.0"):
+            Sweep(document | {"sweep": block}, Home(tmp_path))
+
+
 def test_what_is_wrong_beside_others_alone_is_left_to_its_variant(document: dict[str, Any], tmp_path: Path) -> None:
     """A fresh student needs no keep, one that is cut out does; and a setting need not be one of all swept stages."""
     document["stages"] = [{"stage": "distill.logit", "student": {"sweep": ["previous", "fresh"]}, "keep": 2}]
