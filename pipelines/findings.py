@@ -101,7 +101,7 @@ def _find(name: str, settings: Sequence[str], variants: Sequence[Scored], origin
         if value == best:
             levels.append(Level(value, len(shared), min(1.0, kept.value), low, high, "best"))
             continue
-        verdict = beside[value].verdict if together[value] < statistics.LEVEL else "not distinguishable"
+        verdict: str = beside[value].verdict if together[value] < statistics.LEVEL else "not distinguishable"
         if verdict == "worse" and kept.value >= 1:  # of what ends at 100 % it has lost nothing
             verdict = "all"
         lost = statistics.perplexity_retained(mean, means[best])
