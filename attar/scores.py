@@ -42,6 +42,10 @@ class Scores:
         """Over all tokens or questions, not over items."""
         return sum(self.sums) / sum(self.counts)
 
+    def pairs_with(self, other: "Scores") -> bool:
+        """Whether both are of the same items, token for token, so that the two can be compared in pairs."""
+        return dict(zip(self.ids, self.counts, strict=True)) == dict(zip(other.ids, other.counts, strict=True))
+
 
 def of_answers(ids: Sequence[str], right: Sequence[float], confidence: Sequence[float] | None = None) -> Scores:
     """Scores of questions: 1 where the answer was right, 0 where not, or a share."""

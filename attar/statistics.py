@@ -217,7 +217,7 @@ def _exact_low(right: int, items: int) -> float:
 
 def _paired(result: Scores, origin: Scores) -> tuple[Floats, Floats]:
     """Differences of the sums [items] and the counts [items], which are those of both."""
-    if dict(zip(result.ids, result.counts, strict=True)) != dict(zip(origin.ids, origin.counts, strict=True)):
+    if not result.pairs_with(origin):
         raise BadInput(
             "the two models were not scored on the same items, token for token, so they cannot be compared in pairs; "
             "measure both with the same suite, data and tokenizer"

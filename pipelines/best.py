@@ -119,7 +119,9 @@ def limits(max_bytes: str | None, least: Sequence[str] = (), most: Sequence[str]
         text = value if option == "--max-bytes" else f"{name}{equals}{value}"
         if not value.strip():
             example = "headline=0.9" if side == "min" else "kl=0.3"
-            form = "a size, such as 60MB" if text == value else f"of the form MEASURE=LIMIT, such as {example}"
+            form = (
+                "a size, such as 60MB" if option == "--max-bytes" else f"of the form MEASURE=LIMIT, such as {example}"
+            )
             raise BadInput(f"{option} {text!r} is not {form}")
         try:
             found += gates.parse([{"measure": name.strip(), side: value.strip()}])
@@ -173,8 +175,10 @@ def among(
     winner, *rest = fitting
     best = _scored(winner, store)
     found = [(one, _scored(one, store)) for one in rest]
-    pairs = [(one, other) for one, other in found if other is not None]
-    unscored = tuple(one for one, other in found if best is None or other is None)
+    # One that was scored on other items is left out by itself: it must not take the choice among the others away.
+    pairs = [(one, other) for one, other in found if best and other and other.pairs_with(best)]
+    paired = {one.row.fingerprint for one, _ in pairs}
+    unscored = tuple(one for one in rest if one.row.fingerprint not in paired)
     alike, few = ((), NO_SCORES) if best is None else _alike(best, pairs)
     equals, blind = ((), None) if few or best is None else _as_good(winner, best, pairs, margin)
     smallest = min((winner, *equals), key=lambda one: one.bytes)

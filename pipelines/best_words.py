@@ -38,7 +38,7 @@ def _table(choice: Choice, beside: bool) -> Table:
     for one in choice.listed:
         name, variant = one.row.fingerprint, choice.variants.get(one.run, "")
         kind = _kind(choice, one)
-        mark = (SIGNS[kind] if kind else "") + ("≈" if name in alike else "")
+        mark = (SIGNS[kind] if kind else "") + (SIGNS["alike"] if name in alike else "")
         style = "bold" if one is choice.winner else "dim" if name in choice.breaches else ""
         source = [Text(told or "–") for told in (variant, one.recipe, one.run, name)[not varied :]]
         model = Text("\n".join([one.row.name, *filter(None, () if beside else (variant, one.run, name))]))
@@ -67,12 +67,12 @@ def _sentences(choice: Choice) -> list[str]:
         told.append(f"{choice.equals} keep as much{end}: {order}")
     if choice.alike:
         names = ", ".join(map(choice.label, choice.alike))
-        told.append(f"≈ {UNKNOWN} from it (paired over documents, all pairs tested together): {names}")
+        told.append(f"{SIGNS['alike']} {UNKNOWN} from it (paired over documents, all pairs tested together): {names}")
     if choice.larger:
         told.append(f"larger, and not beyond doubt worse: {', '.join(map(choice.label, choice.larger))}")
     if choice.unscored:
         names = ", ".join(map(choice.label, choice.unscored))
-        told.append(f"no scores per document, so not compared with it: {names}")
+        told.append(f"no scores of the same documents, token for token, so not compared with it: {names}")
     told += [f"✗ refused by a gate, so not offered: {choice.label(one)} ({one.refused})" for one in refused]
     points = f"{100 * choice.margin:g} {'point' if choice.margin == MARGIN else 'points'} of headline"
     if smallest is not winner:
@@ -84,7 +84,8 @@ def _sentences(choice: Choice) -> list[str]:
         told.append(choice.blind)
     elif not choice.few and any(one.bytes < winner.bytes for one in choice.alike):
         told.append(f"of no smaller one it is beyond doubt that it loses less than {points} against it (--margin)")
-    signs = legend(kind for one in choice.listed if (kind := _kind(choice, one)))
+    kinds = {kind for one in choice.listed if (kind := _kind(choice, one))}
+    signs = legend(kinds | ({"alike"} if choice.alike else set()))
     told.append(f"{signs}; a model's folder is store/model/FINGERPRINT in the home")
     if choice.others:
         other = choice.others[0]
@@ -103,7 +104,7 @@ def _ranked(choice: Choice) -> str:
     if not choice.asked:
         return f"ranked: {count}{steps}; no limit was given"
     told = f"ranked: {count} within {' and '.join(gate.rule for gate in choice.asked)}{steps}"
-    told += "".join(f"; {count} lack {name}" for name, count in choice.unasked)
+    told += "".join(f"; {count} {'lacks' if count == 1 else 'lack'} {name}" for name, count in choice.unasked)
     if outside := choice.outside:
         first = min(outside, key=lambda one: bool(one.refused))
         why = choice.breaches[first.row.fingerprint]

@@ -16,7 +16,7 @@ class Level:
     retained: float  # headline of the mean of their losses: the geometric mean of what they retained, 1 at most
     low: float | None  # 95 % interval over documents; None of few
     high: float | None
-    verdict: str  # "best", or what a paired test says of it beside the best: worse, not distinguishable
+    verdict: str  # "best", or what a paired test says of it beside the best: worse, not distinguishable; or "all"
     behind: float = 0.0  # of headline, lost against the best, with its paired interval; 0.01 is a point
     behind_low: float = 0.0
     behind_high: float = 0.0
@@ -43,6 +43,8 @@ class Finding:
             f"{self.setting}: {self.best.value} keeps most ({100 * self.best.retained:.1f} %{_of(self.best.variants)})"
         ]
         told += [f"not distinguishable: {_and(alike)}"] if alike else []
+        every = [level.value for level in self.levels if level.verdict == "all"]
+        told += [f"{'keeps' if len(every) == 1 else 'keep'} all of it, too: {_and(every)}"] if every else []
         told += [f"worse: {_and(worse)}"] if worse else []
         return "; ".join(told)
 
@@ -99,7 +101,9 @@ def _find(name: str, settings: Sequence[str], variants: Sequence[Scored], origin
         if value == best:
             levels.append(Level(value, len(shared), min(1.0, kept.value), low, high, "best"))
             continue
-        verdict = beside[value].verdict if together[value] < statistics.LEVEL else "not distinguishable"
+        verdict: str = beside[value].verdict if together[value] < statistics.LEVEL else "not distinguishable"
+        if verdict == "worse" and kept.value >= 1:  # of what ends at 100 % it has lost nothing
+            verdict = "all"
         lost = statistics.perplexity_retained(mean, means[best])
         behind = [min(1.0, most) - min(1.0, most * share) for share in (lost.value, lost.high, lost.low)]
         levels.append(Level(value, len(shared), min(1.0, kept.value), low, high, verdict, *behind))

@@ -25,7 +25,12 @@ from pipelines.signs import Kind
 WIDTH, HEIGHT = 1060.0, 330.0
 NARROW = 130.0  # pixels, in which a mean has no room for its number
 MOST_LINES = 6  # between variants that differ in this setting alone; more would be a tangle
-VERDICTS = {"best": "keeps most", "not distinguishable": "≈ not distinguishable", "worse": "worse"}
+VERDICTS = {
+    "best": "keeps most",
+    "all": "keeps all of it, too",
+    "not distinguishable": "not distinguishable",
+    "worse": "worse",
+}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from attar.statistics import Comparison as Pair
 
 FIGURES = ("size", "ratio", "retained\nquality", "KL\nnats", "agree-\nment", "decode\ntok/s")
-ALIKE = "≈"
 COLUMNS_MOST = 12  # values of a setting that stand in columns
 
 
@@ -71,7 +70,7 @@ class Comparison:
         if self.choice is None or self.choice.few:
             return {}
         alike = {found.row.fingerprint for found in (*self.choice.alike, *self.choice.larger)}
-        return {name: "not distinguishable" if name in alike else pair.verdict for name, pair in self.pairs.items()}
+        return {name: best.UNKNOWN if name in alike else pair.verdict for name, pair in self.pairs.items()}
 
     def name(self, one: Candidate) -> str:
         return next(run.name for run in self.asked.runs if run.report.run == one.run)
@@ -89,7 +88,7 @@ class Comparison:
         front = {found.row.fingerprint for found in self.choice.front} if self.choice else set()
         if one.report.final.fingerprint in front:
             return "on-front"
-        return "alike" if self.beside(one) == ALIKE else "behind"
+        return "alike" if self.beside(one) == best.UNKNOWN else "behind"
 
     def beside(self, one: Shown) -> str:
         """What may be said of a run beside the one that keeps most."""
@@ -104,9 +103,8 @@ class Comparison:
             return "keeps most"
         if self.choice.few:
             return "nobody can tell"
-        told = {"not distinguishable": ALIKE, "better": "better, but larger"}
         verdict = self.verdicts.get(name, "not compared")
-        return told.get(verdict, verdict)
+        return "better, but larger" if verdict == "better" else verdict
 
     def is_ranked(self, one: Shown) -> bool:
         """Whether it could have been chosen."""
@@ -274,6 +272,7 @@ def _left_out(count: int) -> str:
 
 def _findings(asked: Asked, choice: Choice, store: Store) -> tuple[Finding, ...]:
     ranked = {one.row.fingerprint for one in choice.ranked}
+    origin = _losses(choice.winner.origin.evaluation, store)
     variants = [
         findings.Scored(one.values, losses)
         for one in asked.runs
@@ -281,8 +280,9 @@ def _findings(asked: Asked, choice: Choice, store: Store) -> tuple[Finding, ...]
         and not one.changed
         and one.report.final.fingerprint in ranked
         and (losses := _losses(one.report.final.evaluation, store)) is not None
+        and origin is not None
+        and losses.pairs_with(origin)
     ]
-    origin = _losses(choice.winner.origin.evaluation, store)
     if not asked.is_sweep or origin is None or len(variants) < 2:
         return ()
     return findings.find(variants, origin)
@@ -299,23 +299,24 @@ def _pairs(choice: Choice, store: Store) -> "dict[str, Pair]":
     return {
         name: statistics.perplexity_retained(losses, base)
         for name, losses in scored.items()
-        if base is not None and losses is not None
+        if base is not None and losses is not None and losses.pairs_with(base)
     }
 
 
 def _difference(found: Comparison, one: Shown) -> str:
     """Points of the headline between a run and the best, with the interval of the paired comparison, unless of few.
 
-    They are those of the column of retained quality, which ends at 100 %.
+    They are those of the column of retained quality, which ends at 100 %: value and interval do so after the share is
+    taken of all that the best keeps, or they would not be of one difference.
     """
     pair = found.pairs.get(one.report.final.fingerprint) if found.is_ranked(one) else None
     if pair is None or found.choice is None:
         return "–"
-    most = found.choice.winner.retained
-    text = f"{100 * (one.report.final.retained - most):+.1f}"
-    if pair.note is None:
-        text += " ({:+.1f} to {:+.1f})".format(*(100 * (min(1.0, most * end) - most) for end in (pair.low, pair.high)))
-    return text.replace("-", "−")
+    best = found.choice.winner
+    most = best.retained if best.retained < 1 else max(1.0, best.origin.perplexity_other / best.row.perplexity_other)
+    points = [100 * (min(1.0, most * end) - min(1.0, most)) for end in (pair.value, pair.low, pair.high)]
+    text = "{:+.1f} ({:+.1f} to {:+.1f})" if pair.note is None else "{:+.1f}"
+    return text.format(*points).replace("-", "−")
 
 
 def _losses(evaluation: str, store: Store) -> Scores | None:

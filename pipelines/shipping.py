@@ -101,7 +101,8 @@ def of_one(one: Shown) -> tuple[str, list[str]]:
 def unjudged(one: Shown) -> str | None:
     """Why nobody can say that a run's model is good enough; None where its gates were asked, to the end."""
     if one.report.gates and one.ended:
-        kept = sum(decision.kept for decision in one.report.gates)
+        last = {decision.gate: decision.kept for decision in one.report.gates}  # one may be asked after every step
+        kept = sum(last.values())
         return f"Not all of its gates were judged: {kept} {'was' if kept == 1 else 'were'} kept until then."
     if one.report.gates:
         return None

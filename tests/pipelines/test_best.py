@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
+from attar import scores
 from attar.errors import BadInput
 from attar.fingerprint import hash_json
 from attar.scores import Scores
 from pipelines import as_good, best, best_words, cli, report, shipping
+from pipelines.as_good import SCORED
 from pipelines.gates import Decision
 from pipelines.home import Home
 from pipelines.report import Report
@@ -79,7 +81,7 @@ def test_too_few_documents_offer_nothing_smaller(shelf: "Shelf", monkeypatch: py
     assert found.few is not None and found.few.startswith(told) and found.as_json()["note"] == found.few
     first = shown(found).splitlines()[0]
     assert first == f"nothing here is beyond doubt: {found.few}"  # before anything is called the best
-    assert "best by its value alone: large" in shown(found) and "≈ not" not in shown(found)
+    assert "best by its value alone: large" in shown(found) and "●" not in shown(found)
 
 
 def test_six_documents_tell_several_models_apart(shelf: "Shelf", monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +177,19 @@ def test_what_has_no_scores_is_not_said_to_be_alike(stocked: "Shelf") -> None:
     assert (found.winner.row.name, names(found.unscored), found.alike) == ("large", ["unscored"], ())
     assert "unscored" not in names(found.as_good) and found.as_json()["not_compared"] == [hash_json("unscored")]
     text = shown(found)
-    assert "no scores per document, so not compared with it: unscored of run r3" in text and "≈ not" not in text
+    assert "no scores of the same documents, token for token, so not compared with it: unscored of run r3" in text
+    assert "●" not in text
+
+
+def test_what_was_scored_on_other_tokens_takes_no_choice_away(stocked: "Shelf") -> None:
+    """One token of one document, counted otherwise, leaves that model out and no other."""
+    row = stocked.run("r3", "odd", ("odd", 50 * MB, 0.021))[-1]
+    folder = stocked.home.store.folder("evaluation", row.evaluation)
+    found = scores.load(folder)[SCORED]
+    scores.save({SCORED: replace(found, counts=(11, *found.counts[1:]))}, folder)
+    choice = best.choose(stocked.home, margin=1)
+    assert (choice.winner.row.name, names(choice.unscored), choice.few, choice.blind) == ("large", ["odd"], None, None)
+    assert names(choice.as_good) == ["middle", "small", "bad"] and "token for token, so not compared" in shown(choice)
 
 
 def test_of_more_models_than_the_draws_can_tell_none_is_as_good(shelf: "Shelf") -> None:
@@ -255,6 +269,8 @@ def test_when_nothing_fits_the_nearest_is_named(stocked: "Shelf") -> None:
         (("60 apples", [], []), "^--max-bytes 60 apples is no limit of bytes; possible: .* MB"),
         (("60MB, please", [], []), "^--max-bytes 60MB, please is no limit of bytes"),
         (("", [], []), "^--max-bytes '' is not a size, such as 60MB$"),
+        ((None, [""], []), "^--min '' is not of the form MEASURE=LIMIT, such as headline=0.9$"),
+        ((None, [], [""]), "^--max '' is not of the form MEASURE=LIMIT, such as kl=0.3$"),
     ],
 )
 def test_limits_that_mean_nothing_are_sentences(given: tuple[Any, list[str], list[str]], sentence: str) -> None:

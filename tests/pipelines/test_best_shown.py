@@ -129,6 +129,14 @@ def test_a_sweeps_name_names_its_runs(swept: "Shelf") -> None:
         best.choose(swept.home, recipe="mime")
 
 
+def test_a_model_may_bear_two_signs_and_both_are_told(shelf: "Shelf") -> None:
+    shelf.run("r1", "mine", ("chosen", 60 * MB, 0.02), ("noisy", 30 * MB, 0.03))
+    found = best.choose(shelf.home)
+    text = shown(found)
+    assert row_signs(found) == {"chosen": "★", "noisy": "◆●"} and "\n● not distinguishable from it (paired" in text
+    assert "◆ on the front: none is smaller and better, ● not distinguishable from the best; a model's" in text
+
+
 def test_what_is_larger_and_lower_is_not_among_those_alike(shelf: "Shelf") -> None:
     """That no test tells it from the best is said by itself: it is nothing to take in its place."""
     shelf.run("r1", "mine", ("chosen", 60 * MB, 0.02))
@@ -136,5 +144,5 @@ def test_what_is_larger_and_lower_is_not_among_those_alike(shelf: "Shelf") -> No
     found = best.choose(shelf.home)
     assert (found.winner.row.name, found.alike, [one.row.name for one in found.larger]) == ("chosen", (), ["noisy"])
     text = shown(found)
-    assert "larger, and not beyond doubt worse: noisy of run r2" in text and "≈" not in text
+    assert "larger, and not beyond doubt worse: noisy of run r2" in text and "●" not in text
     assert found.as_json()["not_distinguishable"] == [hash_json("noisy")]

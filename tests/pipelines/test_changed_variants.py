@@ -97,7 +97,10 @@ def test_a_run_that_did_not_end_has_not_passed_its_gates(shelf: "Shelf", status:
     assert "It passed its gates (1 decision)." in html_report.write(shelf.home, ["2026-1"], out).read_text()
     end(shelf, "2026-1", status)
     page = html_report.write(shelf.home, ["2026-1"], out).read_text()
-    assert "It passed" not in page and "Not all of its gates were judged: 1 was kept until then." in page
+    told = "Not all of its gates were judged: 1 was kept until then."
+    assert "It passed" not in page and told in page
+    decide(shelf, "2026-1", KEPT, replace(KEPT, step=2), replace(KEPT, step=3))  # one gate, asked after every step
+    assert told in html_report.write(shelf.home, ["2026-1"], out).read_text()
 
 
 @pytest.mark.parametrize(

@@ -99,3 +99,4 @@ def test_a_mean_ends_where_the_variants_end() -> None:
     assert two.behind == pytest.approx(1 - exp(-0.1))
     better, _ = findings.find(variants(*((v, r, -0.02 * float(v)) for v in "12" for r in "xy")), ORIGIN)
     assert {(level.retained, level.behind) for level in better.levels} == {(1.0, 0.0)}
+    assert better.sentence == "a: 2 keeps most (100.0 %, mean of 2); keeps all of it, too: 1"

@@ -227,7 +227,7 @@ def test_the_best_is_within_limits_on_tasks_and_what_was_not_asked_is_counted(st
     assert best.choose(stocked.home).winner.row.name == "unasked"
     found = best.choose(stocked.home, best.limits(None, ["task/capitals=70%"]))
     assert found.winner.row.name == "fair" and found.unasked == (("task/capitals", 1),)
-    assert "; 1 lack task/capitals; left out: 2 outside the limits" in shown(found)
+    assert "; 1 lacks task/capitals; left out: 2 outside the limits" in shown(found)
     assert "task/capitals was not asked here" in found.breaches[hash_json("unasked")]
     least = best.choose(stocked.home, best.limits(None, ["task/capitals=0.3×"]))
     assert least.winner.row.name == "poor"
