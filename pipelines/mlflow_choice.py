@@ -10,9 +10,10 @@ from pathlib import Path
 from attar.errors import AttarError
 from pipelines import asked_runs, html_variants, shipping
 from pipelines.asked_runs import Shown
+from pipelines.best import UNKNOWN as ALIKE
 from pipelines.front import rank
 from pipelines.home import Home
-from pipelines.html_variants import ALIKE, Comparison
+from pipelines.html_variants import Comparison
 from pipelines.signs import SIGNS
 
 REFUSED = "refused by a gate"
