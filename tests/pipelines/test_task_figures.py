@@ -88,13 +88,13 @@ def test_tables_and_trackers_get_the_figures() -> None:
         replace(ROW, step=1, tasks={"mine": compared(BAD, GOOD)}),
     )
     text = task_figures.markdown(rows)
-    assert "| mine | 25.0 % | 40 | 90.0 % (80.0–97.5) | 45.0 % (27.5–60.0) ↓ |" in text
+    assert "| mine | 25.0 % | 40 | 90.0 % (76.3–97.2) | 45.0 % (29.3–61.5) ↓ |" in text
     assert "| mine, sure and wrong | – | – | 12.5 % | 12.5 % |" in text
     sent = figures(vars(rows[1]))
     assert sent["task.mine"] == 0.45 and sent["task.mine.confidently_wrong"] == 0.125 and "tasks" not in sent
     console = Console(width=120, force_terminal=True, color_system=None, record=True, file=StringIO())
     show_report(console, Report("run-1", "small", rows))
-    assert "45.0 % (27.5–60.0) ↓" in console.export_text()
+    assert "45.0 % (29.3–61.5) ↓" in console.export_text()
 
 
 def test_without_tasks_there_is_no_second_table() -> None:
