@@ -8,6 +8,7 @@ from rich.text import Text
 from pipelines.as_good import MARGIN
 from pipelines.best import UNKNOWN, Choice
 from pipelines.candidates import Candidate
+from pipelines.printing import whole
 from pipelines.report import COLUMNS, interval
 from pipelines.signs import SIGNS, Kind, legend
 
@@ -17,7 +18,7 @@ MOST = 6  # of the front in a sentence
 
 def show(console: Console, choice: Choice) -> None:
     """All within the limits, the best first; then what to take. Where they came from stands beside or below."""
-    wide = console if console.is_terminal else Console(file=console.file, width=240)
+    wide = whole(console)
     table = _table(choice, beside=True)
     if choice.few:
         console.print(f"nothing here is beyond doubt: {choice.few}", highlight=False, markup=False, soft_wrap=True)

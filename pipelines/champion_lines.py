@@ -23,6 +23,7 @@ from pipelines.champion import Champion, Decision, Standing
 from pipelines.home import Home
 from pipelines.mlflow_registry import shown, versions
 from pipelines.mlflow_words import name_of
+from pipelines.printing import whole
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 BEFORE = "champion.before"  # the version that a champion took the place of
@@ -214,7 +215,7 @@ def show(console: Console, line: str, found: list[Version]) -> None:
         style = "bold" if one.alias == CHAMPION else ""
         texts = (Text(one.run), Text(one.folder, overflow="fold"), Text(one.reason))
         table.add_row(one.version, one.alias, headline, size, *texts, style=style)
-    (console if console.is_terminal else Console(file=console.file, width=240)).print(table)
+    whole(console).print(table)
 
 
 def _version(found: ModelVersion, alias: str) -> Version:

@@ -4,7 +4,6 @@ Exit codes: 0 done, 2 bad input, 3 a gate was not passed, 4 a stage broke, 130 c
 standard error. What is heavy is imported inside the commands, so that ``--help`` is quick.
 """
 
-import json
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attar.errors import AttarError, GateFailed
-from pipelines import cli_choice, cli_export, cli_reference, cli_search, cli_services
+from pipelines import cli_choice, cli_export, cli_reference, cli_search, cli_services, printing
 from pipelines.cli_options import AsJson, HomeFolder, Overrides, RecipeFile
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def run(
     parsed, place = _open(recipe, overrides, home)
     configure(place)
     prefect_check.check()
-    console = _console()
+    console = printing.console(stderr=True)
     plan = _plan(parsed, place, True, console)
     told = f"about {progress.duration(plan.seconds)} on {plan.machine.device} ({plan.machine.dtype})"
     told = f"{parsed.name}: {changes.compare(plan).line}\n{told}"
@@ -104,12 +103,12 @@ def plan(recipe: RecipeFile, overrides: Overrides = None, home: HomeFolder = Non
     from pipelines import tables
 
     parsed, place = _open(recipe, overrides, home)
-    made = _plan(parsed, place, False, _console())
+    made = _plan(parsed, place, False, printing.console(stderr=True))
     if as_json:
-        _print_json(made.as_json())
+        printing.print_json(made.as_json())
     else:
-        console = _console(stderr=False)
-        (console if console.is_terminal else _console(stderr=False, width=200)).print(tables.plan_table(made))
+        console = printing.console()
+        printing.whole(console).print(tables.plan_table(made))
 
 
 @app.command()
@@ -118,14 +117,14 @@ def explain(recipe: RecipeFile, overrides: Overrides = None, home: HomeFolder = 
     from pipelines import changes, tables
 
     parsed, place = _open(recipe, overrides, home)
-    made = _plan(parsed, place, False, _console())
+    made = _plan(parsed, place, False, printing.console(stderr=True))
     found = changes.compare(made)
     if as_json:
-        _print_json(found.as_json())
+        printing.print_json(found.as_json())
         return
-    console = _console(stderr=False)
+    console = printing.console()
     console.print(found.line, highlight=False, markup=False, soft_wrap=True)
-    (console if console.is_terminal else _console(stderr=False, width=200)).print(tables.changes_table(made, found))
+    printing.whole(console).print(tables.changes_table(made, found))
 
 
 @app.command()
@@ -146,11 +145,11 @@ def show(
     if found is None:
         raise BadInput(f"the run {folder.name} has measured nothing yet; its journal is {folder / 'journal.jsonl'}")
     if as_json:
-        _print_json(found.as_json() | {"folder": str(folder)})
+        printing.print_json(found.as_json() | {"folder": str(folder)})
         return
-    tables.show_report(_console(stderr=False), found)
+    tables.show_report(printing.console(), found)
     if told := changes.unfinished(folder):
-        _console(stderr=False).print(f"the run {told}: this is what it has measured", highlight=False, markup=False)
+        printing.console().print(f"the run {told}: this is what it has measured", highlight=False, markup=False)
     _end(place, folder, (folder / RUNS).exists())
 
 
@@ -162,9 +161,9 @@ def doctor(home: HomeFolder = None, as_json: AsJson = False) -> None:
 
     results = checks.examine(Home.open(home))
     if as_json:
-        _print_json([result._asdict() for result in results])
+        printing.print_json([result._asdict() for result in results])
     else:
-        console = _console(stderr=False)
+        console = printing.console()
         marks = {"ok": "[green]✓[/green]", "note": "[yellow]•[/yellow]", "bad": "[red]✗[/red]"}
         for result in results:
             console.print(f"{marks[result.state]} [bold]{result.name:<12}[/bold]", end=" ")
@@ -190,10 +189,10 @@ def sync(home: HomeFolder = None, as_json: AsJson = False) -> None:
     told: list[str] = []
     mlflow_pages.refresh(place, told.append, warn)
     if as_json:
-        _print_json(results)
+        printing.print_json(results)
         return
     for line in [*(f"{name}: {count} records sent" for name, count in results.items()), *told]:
-        _console(stderr=False).print(line, highlight=False, markup=False, soft_wrap=True)
+        printing.console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -219,9 +218,9 @@ def gc(
     configure(place)
     result = collection.collect(place, rule, yes)
     if as_json:
-        _print_json(result.as_json())
+        printing.print_json(result.as_json())
     else:
-        collection.show(_console(stderr=False), result)
+        collection.show(printing.console(), result)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -294,12 +293,12 @@ def _plan(recipe: "Recipe", home: "Home", complete: bool, console: "Console") ->
 def _show_result(result: dict[str, Any], home: "Home", folder: Path, tracked: bool, as_json: bool) -> None:
     """The report of a run that has just finished."""
     if as_json:
-        _print_json(result | {"folder": str(folder)})
+        printing.print_json(result | {"folder": str(folder)})
         return
     from pipelines import tables
     from pipelines.report import Report
 
-    tables.show_report(_console(stderr=False), Report.from_json(result))
+    tables.show_report(printing.console(), Report.from_json(result))
     _end(home, folder, tracked)
 
 
@@ -309,12 +308,12 @@ def _show_kept(folder: Path) -> None:
 
     found = report.load(folder)
     if found is not None:
-        tables.show_report(_console(stderr=False), found)
+        tables.show_report(printing.console(), found)
 
 
 def _end(home: "Home", folder: Path, tracked: bool) -> None:
     """Where everything is, and how to look at it in MLflow."""
-    console = _console(stderr=False)
+    console = printing.console()
     files = (("report", folder / "report.html"), ("plot", folder / "pareto.png"), ("models", folder / "models"))
     lines: list[tuple[str, Callable[[], str | None]]] = [
         (name, partial(str, path))
@@ -335,16 +334,6 @@ def _end(home: "Home", folder: Path, tracked: bool) -> None:
         if (found := text()) is not None:
             console.print(f"[bold]{name:<7}[/bold]", end=" ")
             console.print(found, highlight=False, markup=False, soft_wrap=True)
-
-
-def _console(stderr: bool = True, width: int | None = None) -> "Console":
-    from rich.console import Console
-
-    return Console(stderr=stderr, width=width)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1))  # noqa: T201
 
 
 cli_reference.add(app)

@@ -1,11 +1,11 @@
 """The commands that choose among what was made: ``attar best``, ``attar report`` and ``attar champion``."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipelines import printing
 from pipelines.as_good import MARGIN
 from pipelines.cli_options import AsJson, HomeFolder
 
@@ -39,8 +39,6 @@ def best(
     as_json: AsJson = False,
 ) -> None:
     """Say which model to ship, of all that were ever measured in this home; limits count at the interval's end."""
-    from rich.console import Console
-
     from pipelines import best as choosing
     from pipelines import best_words
     from pipelines.home import Home
@@ -48,9 +46,9 @@ def best(
     asked = choosing.limits(max_bytes, least or (), most or ())
     found = choosing.choose(Home.open(home), asked, recipe, margin)
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=1))
+        printing.print_json(found.as_json())
     else:
-        best_words.show(Console(), found)
+        best_words.show(printing.console(), found)
 
 
 def report(
@@ -86,8 +84,6 @@ def champion(
     as_json: AsJson = False,
 ) -> None:
     """Show a line of registered models and its champion, or change who that is. Recipes say: champion: {line: NAME}."""
-    from rich.console import Console
-
     from attar.errors import BadInput
     from pipelines.embedded import configure
     from pipelines.home import Home
@@ -109,9 +105,9 @@ def champion(
     names = lines.names() if line is None else [line]
     found = {name: lines.versions(name) for name in names}
     if as_json:
-        typer.echo(json.dumps({name: [vars(one) for one in ones] for name, ones in found.items()}, indent=1))
+        printing.print_json({name: [vars(one) for one in ones] for name, ones in found.items()})
         return
-    console = Console()
+    console = printing.console()
     if told:
         console.print(told, highlight=False, markup=False, soft_wrap=True)
     for name, ones in found.items():

@@ -1,14 +1,11 @@
 """The commands that explain what may stand in a recipe: ``attar stages`` and ``attar recipe``."""
 
-import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from pipelines import printing
 from pipelines.cli_options import AsJson
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def add(app: typer.Typer) -> None:
@@ -25,8 +22,8 @@ def stages(
 
     described = catalogue.summary() if name is None else catalogue.describe(name)
     if as_json:
-        return _print_json(described)
-    console = _console()
+        return printing.print_json(described)
+    console = printing.console()
     if isinstance(described, list):
         width = 2 + max(len(entry["name"]) for entry in described)
         for entry in described:
@@ -48,29 +45,19 @@ def recipe(
     """List the keys of a recipe, or of one of its parts: measures, gates, sweeps."""
     from pipelines import recipe_reference, tables
 
-    console = _console()
+    console = printing.console()
     if part is None:
         rows = recipe_reference.summary()
         if as_json:
-            return _print_json(rows)
+            return printing.print_json(rows)
         console.print(tables.settings_table(rows))
         return None
     described = recipe_reference.describe(part)
     if as_json:
-        return _print_json(described)
+        return printing.print_json(described)
     console.print(f"[bold]{described['name']}[/bold]  {described['summary']}\n", highlight=False, soft_wrap=True)
     console.print(described["example"], highlight=False, markup=False, soft_wrap=True)
     console.print(tables.settings_table(described["settings"]))
     if described["measures"]:
         console.print(tables.plain_table(described["measures"]))
     return None
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console()
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines import printing
 from pipelines.cli_options import AsJson, HomeFolder
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ def sweep(
     In place of a value: {sweep: [2, 4, 8]} or {sweep: {low: 0.1, high: 0.4, step: 0.1}}. In the block sweep: search
     (grid, random or tpe), runs, minutes, seed, max_bytes, orders (of the stages, by place: [[0, 1, 2], [1, 0, 2]]).
     """
-    from rich.console import Console
-
     from attar.errors import first_line
     from pipelines import html_report, recipe_yaml, variants
     from pipelines.home import Home
@@ -46,7 +45,7 @@ def sweep(
 
     document = recipe_yaml.parse(recipe_yaml.read_text(recipe), f"the recipe {recipe}")
     place = Home.open(home)
-    console = Console(stderr=True)
+    console = printing.console(stderr=True)
     going = Sweep(document, place)
     runner = variants.Runner(going.folder, place, track)
     if dry:
@@ -75,9 +74,9 @@ def sweep(
         page = f"was not written ({type(error).__name__}: {first_line(error)})"
     compared = _tracked(place, document, going.folder, found, files) if track else None
     if as_json:
-        typer.echo(json.dumps({"why": why, "trials": json.loads(path.read_text())}, indent=1))
+        printing.print_json({"why": why, "trials": json.loads(path.read_text())})
         return
-    out = Console()
+    out = printing.console()
     variants.show(out, found)
     lines = [f"{why}; {legend(['on-front'])}", f"plot    {picture}", f"report  {page}"]
     lines += [f"compare {compared}"] if compared is not None else []
@@ -121,7 +120,7 @@ def _foretell(going: "Sweep", runner: "Runner", as_json: bool) -> None:
              "status": "planned" if one.trial.status == "failed" else one.trial.status, "seconds": one.seconds}
             for one in found
         ]  # fmt: skip
-        typer.echo(json.dumps({"seconds": seconds, "spent": going.spent, "variants": entries}, indent=1))
+        printing.print_json({"seconds": seconds, "spent": going.spent, "variants": entries})
         return
     search = going.space.search
     learnt = "; tpe chooses the later ones by results: these stand for them" if search.search == "tpe" else ""

@@ -1,6 +1,5 @@
 """The commands of what runs unattended: ``attar serve``, ``attar worker`` and ``attar deploy``."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines import printing
 from pipelines.cli_options import AsJson, HomeFolder
 
 PoolName = Annotated[str | None, typer.Option("--pool", help="work pool to serve [default: the file's, or attar]")]
@@ -29,12 +29,10 @@ def serve(
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="port of MLflow's pages")] = 5000,
 ) -> None:
     """Bring up Prefect, MLflow and a worker on this machine, until Ctrl-C."""
-    from rich.console import Console
-
     from pipelines import serve as services
     from pipelines.home import Home
 
-    console = Console()
+    console = printing.console()
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -86,7 +84,7 @@ def deploy(
 
     done, remarks = deployments.deploy(file, place, take_over)
     if as_json:
-        typer.echo(json.dumps({one.name: one.what for one in done}, indent=1))
+        printing.print_json({one.name: one.what for one in done})
     for one in [] if as_json else done:
         typer.echo(f"{one.name}: {one.what}")
     for text in remarks:

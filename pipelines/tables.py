@@ -11,6 +11,7 @@ from rich.text import Text
 from pipelines import cost_figures, gate_edits, task_figures
 from pipelines.changes import Changes
 from pipelines.plan import Plan, Step
+from pipelines.printing import whole
 from pipelines.progress import duration
 from pipelines.report import COLUMNS, Report, cells, told
 
@@ -118,7 +119,7 @@ def _state(there: bool) -> Text:
 
 def show_report(console: Console, report: Report) -> None:
     """Print the table and what its columns mean: steps downwards where that fits, else steps across."""
-    wide = console if console.is_terminal else Console(file=console.file, width=200)
+    wide = whole(console)
     table = report_table(report)
     needed = wide.measure(table, options=wide.options.update(width=1000)).maximum
     wide.print(table if needed <= wide.width else narrow_report_table(report))

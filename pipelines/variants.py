@@ -21,6 +21,7 @@ from pipelines.front import front, rank
 from pipelines.home import Home
 from pipelines.plan import make_plan
 from pipelines.plot import GRID, INK, LINE
+from pipelines.printing import whole
 from pipelines.recipe import Recipe
 from pipelines.report import Report, Row, columns, interval
 from pipelines.signs import SIGNS, legend
@@ -114,7 +115,7 @@ def show(console: Console, trials: Sequence[Trial]) -> None:
             sign = SIGNS["on-front"] if id(trial.row) in best else ""
             sign = SIGNS["refused"] if trial.status == "stopped" else sign
             table.add_row(sign, name, *_figures(trial.row), trial.run)
-    (console if console.is_terminal else Console(file=console.file, width=200)).print(table)
+    whole(console).print(table)
     for trial in trials:
         if trial.status == "stopped":
             text = f"{SIGNS['refused']} {trial.number:02} was stopped by its gate {trial.text}"
