@@ -21,6 +21,9 @@ MORE = "measure more windows (measure.windows)"
 FEWER = f"{MORE}, or compare fewer models"
 
 
+Figures = Mapping[str, Mapping[str, Figure]]  # measure → fingerprint → what was measured
+
+
 @dataclass(frozen=True)
 class Choice:
     """What may be said of the candidates of one group."""
@@ -41,6 +44,7 @@ class Choice:
     larger: tuple[Candidate, ...] = ()  # than the winner, within the limits and not distinguishable from it
     asked: tuple[Gate, ...] = ()  # the limits
     unasked: tuple[tuple[str, int], ...] = ()  # tasks that limits are on, and of how many there is no figure
+    limited: Figures = field(default_factory=dict)  # what was held against the limits
     variants: Mapping[str, str] = field(default_factory=dict)  # run of a sweep → what is varied in it, in words
 
     @property
@@ -158,13 +162,17 @@ def among(
     """The same of one group, beside others that are not ranked with it."""
     ranked = sorted(group.candidates, key=lambda one: rank(one.row))
     unasked = _unasked(ranked, asked)
+    limited = {
+        name: {one.row.fingerprint: gating.figure(name, one.row, one.origin, store) for one in ranked}
+        for name in dict.fromkeys(gate.measure for gate in asked)
+    }
     judged = {
-        one.row.fingerprint: [*_breached(one, group, asked, store), *filter(None, [one.refused])] for one in ranked
+        one.row.fingerprint: [*_breached(one, group, asked, limited), *filter(None, [one.refused])] for one in ranked
     }
     breaches = {name: "; ".join(texts) for name, texts in judged.items() if texts}
     fitting = [one for one in ranked if one.row.fingerprint not in breaches]
     if not fitting:
-        nearest = min(ranked, key=lambda one: (_distance(one, asked, store), bool(one.refused)))
+        nearest = min(ranked, key=lambda one: (_distance(one, asked, limited), bool(one.refused)))
         rules = ", ".join(gate.rule for gate in asked)
         gated = "the gates of its recipe" if any(one.refused for one in ranked) else ""
         wanted = " and ".join(filter(None, [rules, gated]))
@@ -187,7 +195,7 @@ def among(
     alike = tuple(one for one in alike if one.bytes <= winner.bytes)
     return Choice(
         group, tuple(ranked), breaches, winner, alike, smallest, unbeaten, others, equals, margin, few, blind, unscored,
-        larger, tuple(asked), unasked,
+        larger, tuple(asked), unasked, limited,
     )  # fmt: skip
 
 
@@ -208,7 +216,7 @@ def _unasked(ranked: Sequence[Candidate], asked: Sequence[Gate]) -> tuple[tuple[
     return tuple(found)
 
 
-def _breached(one: Candidate, group: Group, asked: Sequence[Gate], store: Store) -> list[str]:
+def _breached(one: Candidate, group: Group, asked: Sequence[Gate], limited: Figures) -> list[str]:
     """Sentences about the limits that a candidate does not keep."""
     told = []
     for gate in asked:
@@ -219,25 +227,21 @@ def _breached(one: Candidate, group: Group, asked: Sequence[Gate], store: Store)
             if why := comparable(newest, one.result, task):
                 told.append(why)
                 continue
-        judged = gates.judge(gate, _figure(one, gate, store))
+        judged = gates.judge(gate, limited[gate.measure][one.row.fingerprint])
         if not judged.kept:
             told.append(judged.text)
     return told
 
 
-def _distance(one: Candidate, asked: Sequence[Gate], store: Store) -> float:
+def _distance(one: Candidate, asked: Sequence[Gate], limited: Figures) -> float:
     """How far a candidate is from keeping the limits: the shares of them that it lacks, summed."""
     total = 0.0
     for gate in asked:
-        held = gates.held(gate, _figure(one, gate, store))
+        held = gates.held(gate, limited[gate.measure][one.row.fingerprint])
         if held is None:
             return float("inf")
         total += max(0.0, held.lacking) / (abs(held.bar) or 1.0)
     return total
-
-
-def _figure(one: Candidate, gate: Gate, store: Store) -> Figure:
-    return gating.figure(gate.measure, one.row, one.origin, store)
 
 
 Pairs = Sequence[tuple[Candidate, scores.Scores]]

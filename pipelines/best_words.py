@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines import gates
 from pipelines.as_good import MARGIN
 from pipelines.best import UNKNOWN, Choice
 from pipelines.candidates import Candidate
@@ -12,7 +13,12 @@ from pipelines.printing import whole
 from pipelines.report import COLUMNS, interval
 from pipelines.signs import SIGNS, Kind, legend
 
-SHOWN = ("size", "retained\nquality", "KL\nnats", "decode\ntok/s")  # of the report's columns
+SHOWN = {  # of the report's columns, each with the measure that it tells
+    "size": "bytes",
+    "retained\nquality": "headline",
+    "KL\nnats": "kl",
+    "decode\ntok/s": "decode",
+}
 MOST = 6  # of the front in a sentence
 
 
@@ -33,8 +39,9 @@ def _table(choice: Choice, beside: bool) -> Table:
     texts = dict(COLUMNS)
     varied = any(one.run in choice.variants for one in choice.listed)
     sources = ("variant", "recipe", "run", "fingerprint")[not varied :]
-    for heading in ("", "model", *SHOWN, *(sources if beside else ())):
-        table.add_column(heading, justify="right" if heading in SHOWN else "left", no_wrap=True)
+    limited = [name for name in choice.limited if name not in SHOWN.values()]
+    for heading in ("", "model", *SHOWN, *limited, *(sources if beside else ())):
+        table.add_column(heading, justify="right" if heading in (*SHOWN, *limited) else "left", no_wrap=True)
     alike = {one.row.fingerprint for one in choice.alike}
     for one in choice.listed:
         name, variant = one.row.fingerprint, choice.variants.get(one.run, "")
@@ -43,7 +50,8 @@ def _table(choice: Choice, beside: bool) -> Table:
         style = "bold" if one is choice.winner else "dim" if name in choice.breaches else ""
         source = [Text(told or "–") for told in (variant, one.recipe, one.run, name)[not varied :]]
         model = Text("\n".join([one.row.name, *filter(None, () if beside else (variant, one.run, name))]))
-        shown = (texts[heading](one.row) for heading in SHOWN)
+        shown = [texts[heading](one.row) for heading in SHOWN]
+        shown += [gates.shown(measure, choice.limited[measure][name]) for measure in limited]
         table.add_row(mark, model, *shown, *(source if beside else ()), style=style)
     return table
 

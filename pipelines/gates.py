@@ -315,6 +315,19 @@ def held(gate: Gate, figure: Figure) -> Held | None:
     return Held(value, bar, bar - value if measure.higher else value - bar, end is not None, paired)
 
 
+def shown(name: str, figure: Figure) -> str:
+    """A figure with the ends of its interval, where it has them: ``45.00 % (29.26–61.51)``."""
+    if figure.value is None:
+        return "–"
+    measure = MEASURES[name]
+    text = _told(measure, figure.value)
+    if figure.low is None or figure.high is None:
+        return text
+    factor, form = FORMS[measure.unit]
+    number = f"{form.partition('}')[0]}}}"
+    return f"{text} ({number.format(figure.low * factor)}–{number.format(figure.high * factor)})"
+
+
 def _why(gate: Gate, figure: Figure) -> str:
     """Why a value is judged that has an interval otherwise."""
     if not has_interval(gate.measure):

@@ -146,3 +146,15 @@ def test_what_is_larger_and_lower_is_not_among_those_alike(shelf: "Shelf") -> No
     text = shown(found)
     assert "larger, and not beyond doubt worse: noisy of run r2" in text and "●" not in text
     assert found.as_json()["not_distinguishable"] == [hash_json("noisy")]
+
+
+def test_what_a_limit_is_on_has_a_column_with_what_was_held_against_it(swept: "Shelf") -> None:
+    found = best.choose(swept.home, best.limits("95MB", ["ratio=0.5"], ["perplexity_other=900", "kl=9"]))
+    lines = shown(found).splitlines()
+    heading = next(line for line in lines if line.split()[:1] == ["model"])
+    assert "ratio" in heading and "perplexity_other" in heading and "kl" not in heading  # which has one anyhow
+    of_the_best, row = (next(line for line in lines if name in line) for name in ("step-1", "last-1"))
+    value, figure = found.winner.row.perplexity_other, found.limited["perplexity_other"][found.winner.row.fingerprint]
+    assert figure.low is not None and figure.high is not None and figure.low < value < figure.high
+    assert f"{value:.3f} ({figure.low:.3f}–{figure.high:.3f})" in of_the_best and "1.00×" in row
+    assert "perplexity_other" not in shown(best.choose(swept.home))
