@@ -4,7 +4,7 @@ The score of a choice is the sum of its tokens' log-probabilities after the text
 accuracy of common evaluation harnesses); the confidence is the share of the picked one in the softmax of the scores.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attar.data.windows import load_tokenizer
+from attar.data.windows import load_tokenizer, opening
+from attar.errors import BadInput
 from attar.questions import Choosing, Question
 from attar.scores import Scores, of_answers
 
@@ -29,17 +30,28 @@ class Picked:
     confidence: float
 
 
-def tokenized(tokenizer: "Tokenizer", question: Question) -> tuple[list[int], list[list[int]]]:
-    """Token ids of a question's text and of each of its choices, which follow after a blank."""
-    texts = [question.text, *(f" {choice}" for choice in question.choices)]
-    prompt, *choices = [one.ids for one in tokenizer.encode_batch(texts, add_special_tokens=False)]
-    return prompt, choices
+def tokenized(
+    tokenizer: "Tokenizer", question: Question, opening: Sequence[int] = ()
+) -> tuple[list[int], list[list[int]]]:
+    """Token ids of a question's text and of each of its choices, which follow after a blank.
+
+    Text and choice are cut into tokens together, as a model reads them: some tokenizers begin every text with a blank
+    of their own, which in the middle of a sentence is likely after nothing. Where a token would reach from the one
+    into the other it counts to the choices. ``opening`` stands before all, see :func:`attar.data.windows.opening`.
+    """
+    texts = [question.text, *(f"{question.text} {choice}" for choice in question.choices)]
+    prompt, *wholes = [one.ids for one in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    most = min(len(prompt), *(len(whole) - 1 for whole in wholes))  # a choice has a token at least
+    shared = next((i for i in range(most) if len({ids[i] for ids in (prompt, *wholes)}) > 1), most)
+    if not shared and not opening:
+        raise BadInput(f"the question {question.key!r} cannot be put: its text and a choice become one token together")
+    return [*opening, *prompt[:shared]], [whole[shared:] for whole in wholes]
 
 
 def longest(tokenizer_file: Path, task: Choosing) -> int:
     """Tokens of the longest question with its longest choice."""
-    tokenizer = load_tokenizer(tokenizer_file)
-    sizes = (tokenized(tokenizer, question) for question in task.questions)
+    tokenizer, begin = _opened(tokenizer_file)
+    sizes = (tokenized(tokenizer, question, begin) for question in task.questions)
     return max(len(prompt) + max(map(len, choices)) for prompt, choices in sizes)
 
 
@@ -48,10 +60,10 @@ def pick(
     model: nn.Module, tokenizer_file: Path, task: Choosing, progress: Callable[[int], None] = lambda done: None
 ) -> list[Picked]:
     """The choice of a causal language model for every question. ``progress`` hears of each as it is answered."""
-    tokenizer = load_tokenizer(tokenizer_file)
+    tokenizer, begin = _opened(tokenizer_file)
     found = []
     for question in task.questions:
-        scores = _scores(model, *tokenized(tokenizer, question), task.per_token)
+        scores = _scores(model, *tokenized(tokenizer, question, begin), task.per_token)
         confidence, choice = scores.softmax(0).max(0)
         found.append(Picked(int(choice), float(confidence)))
         progress(1)
@@ -62,6 +74,12 @@ def answers(task: Choosing, picked: list[Picked]) -> Scores:
     """1 for every right answer and 0 for every wrong one, with how sure the model was."""
     right = [float(one.choice == question.right) for one, question in zip(picked, task.questions, strict=True)]
     return of_answers([question.key for question in task.questions], right, [one.confidence for one in picked])
+
+
+def _opened(tokenizer_file: Path) -> tuple["Tokenizer", list[int]]:
+    """The tokenizer, and the ids that every text begins with."""
+    tokenizer = load_tokenizer(tokenizer_file)
+    return tokenizer, opening(tokenizer, tokenizer_file)
 
 
 def _scores(model: nn.Module, prompt: list[int], choices: list[list[int]], per_token: bool) -> Tensor:

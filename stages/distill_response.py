@@ -33,7 +33,7 @@ class Response(StudentSettings, TrainingSettings, Stage):
     """
 
     stage: Literal["distill.response"] = "distill.response"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     uses: ClassVar[frozenset[Use]] = frozenset({"teacher", "responses"})
     trains: ClassVar[bool] = True
     caches: ClassVar[bool] = False

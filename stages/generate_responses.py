@@ -35,7 +35,7 @@ class Responses(Stage):
     """
 
     stage: Literal["generate.responses"] = "generate.responses"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     makes: ClassVar[Makes] = "dataset"
     uses: ClassVar[frozenset[Use]] = frozenset({"teacher", "train", "names"})
     # Counted by content, among the inputs.

@@ -31,7 +31,7 @@ from attar.waiting import ANYBODY, Waiter
 if TYPE_CHECKING:
     from attar.data.windows import Windows
 
-VERSION = 1  # bump when the same documents are split, cut, shuffled or packed differently
+VERSION = 2  # bump when the same documents are split, cut, shuffled or packed differently
 SHORTEST = 200  # characters a source must hold to be called text
 
 Progress = Callable[[int, int], None]

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attar.errors import BadInput
 
@@ -36,11 +36,34 @@ def load_tokenizer(tokenizer_file: Path) -> "Tokenizer":
 
 def separator(tokenizer: "Tokenizer", tokenizer_file: Path) -> list[int]:
     """[id of the end-of-text token], named by the ``tokenizer_config.json`` beside; [] when there is none."""
+    return _named(tokenizer, _config(tokenizer_file), "eos_token")
+
+
+def opening(tokenizer: "Tokenizer", tokenizer_file: Path) -> list[int]:
+    """Ids that the tokenizer itself puts before a text, such as ``<bos>``; [] of most.
+
+    A model that has always read them reads what comes without them as noise: Gemma's perplexity is in the thousands.
+    ``add_bos_token`` of the ``tokenizer_config.json`` beside has the last word, as in transformers.
+    """
+    config = _config(tokenizer_file)
+    if isinstance(added := config.get("add_bos_token"), bool):
+        return _named(tokenizer, config, "bos_token") if added else []
+    whole = tokenizer.encode("a", add_special_tokens=True)
+    return [
+        number for number, _ in takewhile(lambda one: one[1], zip(whole.ids, whole.special_tokens_mask, strict=True))
+    ]
+
+
+def _config(tokenizer_file: Path) -> dict[str, Any]:
     try:
         config = json.loads((tokenizer_file.parent / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return []
-    token = config.get("eos_token") if isinstance(config, dict) else None
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _named(tokenizer: "Tokenizer", config: dict[str, Any], name: str) -> list[int]:
+    token = config.get(name)
     if isinstance(token, dict):
         token = token.get("content")
     number = tokenizer.token_to_id(token) if isinstance(token, str) else None
@@ -50,8 +73,9 @@ def separator(tokenizer: "Tokenizer", tokenizer_file: Path) -> list[int]:
 def pack(texts: Iterable[str], tokenizer_file: Path, count: int, length: int) -> "Windows":
     """The first ``count`` windows of the texts, in their order: int64 ``[<= count, length]``.
 
-    Text after text, an end-of-text token after each, cut every ``length`` tokens; what is left over at the end is
-    dropped. Only as many texts are tokenized as the windows need, so fewer windows are a prefix of more.
+    Text after text, an end-of-text token after each, cut into windows; what is left over at the end is dropped. Every
+    window begins with what the tokenizer puts before a text, see :func:`opening`. Only as many texts are tokenized as
+    the windows need, so fewer windows are a prefix of more.
     """
     return _packed(texts, tokenizer_file, count, length)[0]
 
@@ -59,23 +83,27 @@ def pack(texts: Iterable[str], tokenizer_file: Path, count: int, length: int) ->
 def pack_owned(texts: Iterable[str], tokenizer_file: Path, count: int, length: int) -> tuple["Windows", "Windows"]:
     """The windows of :func:`pack`, and of every token in them the number of its text: int64 ``[<= count, length]``.
 
-    The end of text belongs to the text that it ends.
+    The end of text belongs to the text that it ends, and a window's opening to the text after it.
     """
     import numpy as np
 
-    windows, sizes = _packed(texts, tokenizer_file, count, length)
-    owners = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)[: windows.size]
-    return windows, owners.reshape(windows.shape)
+    windows, sizes, width = _packed(texts, tokenizer_file, count, length)
+    opened = windows.shape[1] - width
+    owners = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)[: len(windows) * width].reshape(-1, width)
+    return windows, np.concatenate([np.repeat(owners[:, :1], opened, axis=1), owners], axis=1)
 
 
-def _packed(texts: Iterable[str], tokenizer_file: Path, count: int, length: int) -> tuple["Windows", list[int]]:
-    """The windows, and how many tokens each text took that was tokenized for them."""
+def _packed(texts: Iterable[str], tokenizer_file: Path, count: int, length: int) -> tuple["Windows", list[int], int]:
+    """The windows, how many tokens each text took that was tokenized for them, and how many of a window are of text."""
     import numpy as np
 
     if count < 1 or length < 1:
         raise BadInput(f"{count} windows of {length} tokens were asked for; both must be at least 1")
     tokenizer = load_tokenizer(tokenizer_file)
-    end = separator(tokenizer, tokenizer_file)
+    end, start = separator(tokenizer, tokenizer_file), opening(tokenizer, tokenizer_file)
+    width = length - len(start)
+    if width < 1:
+        raise BadInput(f"windows of {length} tokens have no room for text: the tokenizer puts {len(start)} before it")
     parts: list[npt.NDArray[np.int32]] = []  # a list of Python integers would take eight times the memory
     sizes: list[int] = []
     found = 0
@@ -84,15 +112,17 @@ def _packed(texts: Iterable[str], tokenizer_file: Path, count: int, length: int)
         sizes += [len(one.ids) + len(end) for one in encoded]
         parts.append(np.fromiter((i for one in encoded for i in (*one.ids, *end)), dtype=np.int32))
         found += len(parts[-1])
-        if found >= count * length:
+        if found >= count * width:
             break
-    whole = min(count, found // length)
-    windows = np.empty(whole * length, dtype=np.int64)
+    whole = min(count, found // width)
+    text = np.empty(whole * width, dtype=np.int64)
     at = 0
     for part in parts:
-        windows[at : at + len(part)] = part[: len(windows) - at]
+        text[at : at + len(part)] = part[: len(text) - at]
         at += len(part)
-    return windows.reshape(whole, length), sizes
+    windows = np.empty((whole, length), dtype=np.int64)
+    windows[:, : len(start)], windows[:, len(start) :] = start, text.reshape(whole, width)
+    return windows, sizes, width
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -1,9 +1,11 @@
 """Prompts as token ids: by the tokenizer's chat template where it has one, else as plain text."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from attar.data.windows import load_tokenizer, opening
 from attar.errors import BadInput
 from attar.fingerprint import hash_json
 from attar.responses.prompts import Message
@@ -30,6 +32,12 @@ class Chat:
             raise BadInput(f"the model {folder} names no end-of-text token, so its answers would never end")
         self.stops = sorted(stops)  # tokens that end an answer
 
+    @cached_property
+    def _opening(self) -> list[int]:
+        """What comes before plain text; a template writes it by itself."""
+        file = self.folder / "tokenizer.json"
+        return opening(load_tokenizer(file), file)
+
     @property
     def end(self) -> int:
         """The token that an answer to learn from ends with."""
@@ -46,7 +54,7 @@ class Chat:
         """Token ids of a conversation, up to where the answer begins."""
         if self.tokenizer.chat_template:
             return self._ids(self._templated(messages))
-        return self._ids("\n\n".join(message["content"] for message in messages) + "\n\n")
+        return [*self._opening, *self._ids("\n\n".join(message["content"] for message in messages) + "\n\n")]
 
     def answer(self, text: str) -> list[int]:
         """Token ids of an answer, its end included."""

@@ -5,11 +5,13 @@ from math import sqrt
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers
 from torch import nn
 
 from attar.choices import questions
 from attar.data import Document
 from attar.data.windows import load_tokenizer
+from attar.errors import BadInput
 from attar.model import Model
 from attar.picking import answers, longest, pick, tokenized
 from attar.questions import Choosing, Question
@@ -70,3 +72,21 @@ def test_the_longest_question_is_told_with_its_longest_choice(source: Model) -> 
     asked = Choosing("two", (Question("a", "x", ("y", "z"), 0), Question("b", "x y z", ("y", "y y y"), 0)))
     prompt, choices = tokenized(load_tokenizer(source.tokenizer_file), asked.questions[1])
     assert longest(source.tokenizer_file, asked) == len(prompt) + len(choices[1]) == 11
+
+
+def test_a_choice_has_the_tokens_that_it_has_behind_its_text() -> None:
+    """Of a tokenizer that begins every text with a blank, as Llama 2's: alone, a choice would have two."""
+    vocabulary = {name: number for number, name in enumerate(["▁", "a", "b", "c", "▁a", "▁b", "▁a▁b"])}
+    merges = [("▁", "a"), ("▁", "b")]
+    prepending = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.normalizer = prepending
+    asked = Question("q", "a", ("b", "bc"), 0)
+    assert tokenizer.encode(" b").ids == [0, 5]
+    assert tokenized(tokenizer, asked) == ([4], [[5], [5, 3]])
+    assert tokenized(tokenizer, asked, [9]) == ([9, 4], [[5], [5, 3]])
+    joining = Tokenizer(models.BPE(vocabulary, [*merges, ("▁a", "▁b")]))  # text and choice become one token
+    joining.normalizer = prepending
+    assert tokenized(joining, asked, [9]) == ([9], [[6], [6, 3]])
+    with pytest.raises(BadInput, match="'q' cannot be put: its text and a choice become one token"):
+        tokenized(joining, asked)
