@@ -58,6 +58,7 @@ def sweep(
     def hear(trial: Trial) -> None:
         told = trial.status if trial.row is None else f"retained {trial.row.retained:.1%} of the quality"
         told = trial.text if trial.status == "outdated" else told
+        told = f"{told}; {trial.text}" if trial.status == "finished" and trial.text else told
         told = f"stopped by its gate {trial.text}" if trial.status == "stopped" else told
         text = f"variant {trial.number:02} ({trial.label}): {told}"
         console.print(text, highlight=False, markup=False, soft_wrap=True)  # labels and folders may hold brackets
@@ -78,7 +79,8 @@ def sweep(
         return
     out = printing.console()
     variants.show(out, found)
-    lines = [f"{why}; {legend(['on-front'])}", f"plot    {picture}", f"report  {page}"]
+    signs = legend(variants.kinds(found).values())
+    lines = ["; ".join(filter(None, (why, signs))), f"plot    {picture}", f"report  {page}"]
     lines += [f"compare {compared}"] if compared is not None else []
     for line in lines:
         out.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -20,6 +20,7 @@ MARGIN = 0.01  # a plan's bytes are right to the headers of the files
 # Measures that need the origin's next-token distributions, and those that need its tokens.
 BESIDE = frozenset({"kl", "agreement"})
 PER_TOKEN = frozenset({"headline", "perplexity_other", "perplexity_held_out"})
+OF_ANY_TOKENIZER = "judge bits_per_byte by a number"
 
 
 def variants(recipe: "Recipe", check: Callable[[tuple[Link, ...]], None]) -> Iterator[tuple[Link, ...]]:
@@ -70,7 +71,7 @@ def require(recipe: "Recipe", facts: Sequence[ModelFacts]) -> None:
             if why and gate.measure in (BESIDE | PER_TOKEN if cut else BESIDE):
                 raise BadInput(
                     f"gates.{number}: {gate.measure} after {place} {chain[place - 1].stage.stage} cannot be judged: "
-                    f"{why} of the origin and this model; judge {'bits_per_byte by a number' if cut else 'headline'}"
+                    f"{why} of the origin and this model; {OF_ANY_TOKENIZER if cut else 'judge headline'}"
                 )
         if gate.breach != "stop":
             continue

@@ -202,6 +202,7 @@ class Figure:
     times: tuple[float, float] | None = None  # the interval of value ÷ origin, in pairs over documents
     note: str = FEW  # why ends are missing that the measure may have
     absent: str = ""  # why there is no value
+    instead: str = ""  # what may be judged in its place
 
 
 class Held(NamedTuple):
@@ -278,7 +279,8 @@ def judge(gate: Gate, figure: Figure) -> Judgement:
     measure = MEASURES[gate.measure]
     if figure.value is None:
         why = figure.absent or f"{gate.measure} was not measured here"
-        return Judgement(False, f"{gate.rule}: {why}, so nobody can tell")
+        more = f"; {figure.instead}" if figure.instead else ""
+        return Judgement(False, f"{gate.rule}: {why}, so nobody can tell{more}")
     found = held(gate, figure)
     if found is None:
         return Judgement(False, f"{gate.rule}: the origin has no {gate.measure} to compare with")

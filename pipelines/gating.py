@@ -13,12 +13,12 @@ from attar import scores
 from attar.errors import BadInput, GateFailed
 from attar.scores import Scores
 from attar.store import Store
-from pipelines import bisect, gate_edits, gates, task_evidence, task_measures
+from pipelines import bisect, foresight, gate_edits, gates, task_evidence, task_measures
 from pipelines.execution import Execution, first_other
 from pipelines.gates import MEASURES, Bisect, Decision, Figure, Gate, Insert, Judgement, Measure, Number
 from pipelines.milder import Milder
 from pipelines.plan import Plan, Step
-from pipelines.report import Row
+from pipelines.report import BY_BYTES, Row
 
 NONE = "no scores of documents are kept for it"
 
@@ -149,8 +149,11 @@ def figure(name: str, row: Row, origin: Row, store: Store) -> Figure:
         return task_evidence.figure(name, row, origin, store)
     measure = MEASURES[name]
     value, before = _value(measure, row), _value(measure, origin)
-    if name in ("headline", "perplexity_other", "perplexity_held_out") and row.note and row.verdict is None:
-        return Figure(None)  # the two cannot be compared, and the note says why
+    if row.note == BY_BYTES and name in foresight.PER_TOKEN | foresight.BESIDE:
+        why = f"{name} is about the origin's tokens, and this model has another tokenizer"
+        return Figure(None, absent=why, instead=foresight.OF_ANY_TOKENIZER)
+    if name in foresight.PER_TOKEN and row.note and row.verdict is None:
+        return Figure(None, absent=row.note)  # the two cannot be compared
     if name == "headline":
         return Figure(value, row.retained_low, row.retained_high, before, note=gates.FEW if row.documents else NONE)
     if not measure.scores:

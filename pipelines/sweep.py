@@ -24,6 +24,7 @@ from pipelines.sweep_words import MARK, Document, Values
 TRIALS = "trials.jsonl"
 FILE = "sweep.yaml"  # what was asked for, in the sweep's folder
 MOST_REFUSALS = 50  # one after the other, then a search finds nothing more
+OTHERWISE = "measured otherwise than the first, so tpe learns nothing from it"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Sweep:
         self.document = document
         self.space: Space = read(document)
         self.store = home.store
+        self._measured: str | None = None  # how the first was, see Row.group
         sweep_bounds.require(self.space, self._first())
         validate(self.space.assign(self._first(), 1))  # what is wrong with the whole recipe is told at once
         self.folder = _folder(home.root / "sweeps", document)
@@ -96,7 +98,7 @@ class Sweep:
         was runs again: its data, model or versions are others now; what is known stays until the first of these begins,
         and is then given up of all, so that nothing of before is ranked with what is new. One that failed before is
         tried again where the search comes to it: a grid does, and so does the same choice at random; tpe goes where
-        results promise most.
+        results promise most, and learns nothing from one that was measured otherwise than the first.
 
         Raises:
             BadInput: no variant can be planned.
@@ -129,8 +131,11 @@ class Sweep:
                         f"stopped before variant {number}, which does not fit: {self.budget}; raise sweep.minutes to "
                         "go on"
                     )
+                score = self._score(trial)
+                if search.search == "tpe" and score is None and trial.status == "finished":
+                    trial = replace(trial, text=OTHERWISE)
                 done[key(values)] = trial
-                choose.told(values, self._score(trial))
+                choose.told(values, score)
                 count += trial.status != "refused"
                 if key(values) in outdated:
                     outdated[key(values)] = trial  # refused: it costs no figures as long as nothing has begun
@@ -207,6 +212,9 @@ class Sweep:
 
     def _score(self, trial: Trial) -> float | None:
         if trial.row is None or trial.status == "stopped":  # which may not be chosen, however good
+            return None
+        self._measured = self._measured or trial.row.group
+        if trial.row.group != self._measured:  # nobody can say which of the two is better
             return None
         limit = self.space.search.max_bytes
         if limit is not None and trial.row.bytes > limit:

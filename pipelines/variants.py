@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from pipelines.plot import GRID, INK, LINE
 from pipelines.printing import whole
 from pipelines.recipe import Recipe
 from pipelines.report import Report, Row, columns, interval
-from pipelines.signs import SIGNS, legend
+from pipelines.signs import SIGNS, Kind, legend
 from pipelines.sweep import Foreseen, Trial
+
+MARKERS: dict[Kind, str] = {"on-front": "D", "apart": "^", "refused": "x"}  # of the plot
 
 
 class Runner:
@@ -88,22 +90,52 @@ def words_of(folder: Path) -> str:
 
 
 def best_first(trials: Sequence[Trial]) -> list[Trial]:
-    """Finished ones by quality, then those that a gate stopped, then those that failed."""
+    """Those that may be ranked by quality, then those measured otherwise, stopped by a gate, and failed, in order."""
+    alike = {trial.number for trial in ranked(trials)}
 
-    def place(trial: Trial) -> tuple[bool, bool, tuple[float, ...]]:
-        return trial.row is None, trial.status == "stopped", rank(trial.row) if trial.row else ()
+    def place(trial: Trial) -> tuple[bool, bool, bool, tuple[float, ...]]:
+        by_quality = rank(trial.row) if trial.row and trial.number in alike else ()
+        return trial.row is None, trial.status == "stopped", trial.number not in alike, by_quality
 
     return sorted(trials, key=place)
 
 
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that may be chosen and were measured alike: the largest group, none of two that are equal.
+
+    It is as the report chooses, see :func:`pipelines.html_variants.compare`. What a gate stopped beats nothing.
+    """
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if trial.row is not None and trial.row.group is not None and trial.status != "stopped":
+            groups.setdefault(trial.row.group, []).append(trial)
+    models = {name: len({one.row.fingerprint for one in group if one.row}) for name, group in groups.items()}
+    largest = [group for name, group in groups.items() if models[name] == max(models.values())]
+    return largest[0] if len(largest) == 1 else []
+
+
 def unbeaten(trials: Sequence[Trial]) -> list[Row]:
-    """The front of those that may be chosen: what a gate stopped beats nothing."""
-    return front([trial.row for trial in trials if trial.row is not None and trial.status != "stopped"])
+    """The front of those that may be ranked."""
+    return front([trial.row for trial in ranked(trials) if trial.row is not None])
+
+
+def kinds(trials: Sequence[Trial]) -> dict[int, Kind]:
+    """Variant → what its sign says of it; of one that is ranked and beaten nothing."""
+    alike, best = {trial.number for trial in ranked(trials)}, {id(row) for row in unbeaten(trials)}
+    found: dict[int, Kind] = {}
+    for trial in (one for one in trials if one.row is not None):
+        if trial.status == "stopped":
+            found[trial.number] = "refused"
+        elif trial.number not in alike:
+            found[trial.number] = "apart"
+        elif id(trial.row) in best:
+            found[trial.number] = "on-front"
+    return found
 
 
 def show(console: Console, trials: Sequence[Trial]) -> None:
     """One row a variant, the best first, with a sign for those that no other beats in size and quality at once."""
-    best = {id(row) for row in unbeaten(trials)}
+    signs = kinds(trials)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "variant", "size", "ratio", "retained quality", "KL nats", "run"):
         table.add_column(heading, justify="right" if heading in ("size", "ratio", "KL nats") else "left")
@@ -112,14 +144,23 @@ def show(console: Console, trials: Sequence[Trial]) -> None:
         if trial.row is None:
             table.add_row("", name, "–", "–", Text(f"{trial.status}: {trial.text}"), "–", "–", style="red")
         else:
-            sign = SIGNS["on-front"] if id(trial.row) in best else ""
-            sign = SIGNS["refused"] if trial.status == "stopped" else sign
-            table.add_row(sign, name, *_figures(trial.row), trial.run)
+            sign = signs.get(trial.number)
+            table.add_row(SIGNS[sign] if sign else "", name, *_figures(trial.row), trial.run)
     whole(console).print(table)
     for trial in trials:
         if trial.status == "stopped":
             text = f"{SIGNS['refused']} {trial.number:02} was stopped by its gate {trial.text}"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
+    if "apart" in signs.values():
+        console.print(_apart(signs), highlight=False, markup=False, soft_wrap=True)
+
+
+def _apart(signs: Mapping[int, Kind]) -> str:
+    numbers = ", ".join(f"{number:02}" for number, kind in signs.items() if kind == "apart")
+    told = "not measured alike, so none is the best of them"
+    if "on-front" in signs.values():
+        told = "not measured as the others, so not ranked with them"
+    return f"{SIGNS['apart']} {numbers}: {told}; the report says why"
 
 
 def _figures(row: Row) -> tuple[str, ...]:
@@ -136,17 +177,17 @@ def plot(trials: Sequence[Trial], title: str, path: Path) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     found = [(trial, trial.row) for trial in best_first(trials) if trial.row is not None]
-    line = unbeaten(trials)
+    line, signs = unbeaten(trials), kinds(trials)
     axes.plot([r.compression_ratio for r in line], [100 * r.retained for r in line], color=LINE, zorder=1)
     for place, (trial, row) in enumerate(found, start=1):
         x, y = row.compression_ratio, 100 * row.retained
         if row.retained_low is not None and row.retained_high is not None:
             bars = [[y - 100 * row.retained_low], [100 * row.retained_high - y]]
             axes.errorbar([x], [y], yerr=bars, color=GRID, capsize=2, zorder=0)
-        best, stopped = any(row is other for other in line), trial.status == "stopped"
-        label = f"{trial.number:02}  {y:.1f} %  {trial.label}{' (stopped by its gate)' if stopped else ''}"
-        marker = "x" if stopped else "D" if best else "o"
-        axes.scatter([x], [y], s=60 if best else 40, marker=marker, color=LINE, zorder=2, label=label)
+        kind = signs.get(trial.number)
+        label = f"{trial.number:02}  {y:.1f} %  {trial.label}{' (stopped by its gate)' if kind == 'refused' else ''}"
+        marker = MARKERS.get(kind, "o") if kind else "o"
+        axes.scatter([x], [y], s=60 if kind == "on-front" else 40, marker=marker, color=LINE, zorder=2, label=label)
         axes.annotate(f"{trial.number:02}", (x, y), xytext=(6 if place % 2 else -6, 4), textcoords="offset points",
                       ha="left" if place % 2 else "right", fontsize=8, color=INK)  # fmt: skip
     axes.set_xlabel("compression ratio (bytes of the bf16 origin ÷ bytes)")
@@ -155,7 +196,9 @@ def plot(trials: Sequence[Trial], title: str, path: Path) -> Path:
     axes.margins(x=0.2)
     axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside right upper", fontsize=7, frameon=False, title=f"best first; {legend(['on-front'])}")
+    told = legend(kind for kind in signs.values() if kind != "refused")
+    title = f"best first; {told}" if line else told
+    figure.legend(loc="outside right upper", fontsize=7, frameon=False, title=title)
     figure.savefig(path, dpi=150)
     return path
 

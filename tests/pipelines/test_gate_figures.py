@@ -1,6 +1,6 @@
 """What gates judge: intervals of scores by document, and of multiples of the origin's figure in pairs."""
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from attar.scores import Scores
 from attar.store import Store
 from pipelines import gates, gating
 from pipelines.gates import Judgement
-from pipelines.report import Row
+from pipelines.report import BY_BYTES, Row
 
 DOCUMENTS = 15
 SPREAD = tuple(2.0 + 0.1 * i for i in range(DOCUMENTS))  # nats a token: documents differ more than models do
@@ -132,3 +132,21 @@ def test_without_pairs_the_models_own_interval_is_judged_and_that_is_told(bench:
     judged = bench.judge(other, "bits_per_byte", max="1.05×")
     assert not judged.kept and "not in pairs: the origin was not measured on the same documents" in judged.text
     assert bench.judge(other, "bits_per_byte", max="1.5×").kept
+
+
+@pytest.mark.parametrize("measure", ["headline", "perplexity_other", "perplexity_held_out", "kl", "agreement"])
+def test_what_cannot_be_judged_of_another_tokenizer_says_why_and_what_can(bench: Bench, measure: str) -> None:
+    """Its retained quality has a value all the same, by bits per byte, so that it was measured."""
+    other = replace(bench.row("other", SPREAD, named="e"), retained=0.91, note=BY_BYTES)
+    judged = bench.judge(other, measure, **({"max": 99} if gates.MEASURES[measure].higher is False else {"min": 0.1}))
+    assert not judged.kept and "was not measured" not in judged.text
+    assert "another tokenizer, so nobody can tell; judge bits_per_byte by a number" in judged.text
+    figure = gating.figure("bits_per_byte", other, bench.origin, bench.store)  # as is told: in its own interval
+    assert figure.value and figure.high and bench.judge(other, "bits_per_byte", max=1.01 * figure.high).kept
+    assert not bench.judge(other, "bits_per_byte", max=0.99 * figure.value).kept
+
+
+def test_what_was_measured_otherwise_than_the_origin_says_in_what(bench: Bench) -> None:
+    other = replace(bench.row("other", SPREAD, named="e"), retained=0.91, note="the two differ in windows (4 and 8)")
+    told = bench.judge(other, "headline", min=0.5).text
+    assert told == "headline ≥ 0.5: the two differ in windows (4 and 8), so nobody can tell"

@@ -21,7 +21,10 @@ from pipelines.sweep_space import read
 from pipelines.sweep_words import ORDER
 
 CONF = Path(__file__).parents[2] / "conf"
-ROW = Row(1, "quantize.rtn", False, "f", "e", "/m", 10, 100, 2.0, 3.0, 4.0, 0.5, 0.0, 0.1, 0.9, None, None, 1.0, None)
+ROW = Row(
+    1, "quantize.rtn", False, "f", "e", "/m", 10, 100, 2.0, 3.0, 4.0, 0.5, 0.0, 0.1, 0.9, None, None, 1.0, None,
+    group="alike",
+)  # fmt: skip
 
 
 def swept(document: dict[str, Any], **block: Any) -> dict[str, Any]:
