@@ -14,7 +14,7 @@ HASH = "hash"  # in a stamp, of all the rest
 
 _NUMERICS = ("suite", "dtype", "libraries")
 _TEXT = (*_NUMERICS, "data.held-out", "data.other", "windows", "length")
-_QUESTIONS = (*_NUMERICS, "prompt_format", "tasks")
+_QUESTIONS = (*_NUMERICS, "tasks", "prompt_format")
 _MACHINE = ("suite", "libraries", "dtype", "device", "processor", "threads")
 
 WORDS = {
@@ -79,6 +79,8 @@ def comparable(a: Mapping[str, Any], b: Mapping[str, Any], measure: str) -> str 
             left, right = (left or {}).get(name), (right or {}).get(name)
             if left is None or right is None:
                 return f"{measure}: not both of the two were asked {name!r}; measure both with it"
+        if part == "prompt_format" and not (_writes(a, name) and _writes(b, name)):
+            continue
         if left != right:
             return f"{measure}: the two differ in {part} ({_short(left)} and {_short(right)}), so they are not ranked"
     return None
@@ -104,6 +106,15 @@ def group(result: Mapping[str, Any], measure: str) -> str | None:
     """What results comparable in a measure have in common, as one hash; None of a result without a stamp."""
     told = stamp_of(result)
     return hash_json({part: told.get(part) for part in PARTS[measure]}) if told else None
+
+
+def _writes(result: Mapping[str, Any], task: str) -> bool:
+    """Whether answers to a task are written out, to prompts in a format; who picks is known by how sure it was.
+
+    lm-eval puts its prompts as they are, whatever it asks for.
+    """
+    found = [entry for name, entry in result.get("tasks", {}).items() if name.partition("/")[0] == task]
+    return not (task.startswith("lm_eval.") or any("confidently_wrong" in entry for entry in found))
 
 
 def _short(value: Any) -> str:

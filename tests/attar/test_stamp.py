@@ -21,12 +21,18 @@ PARTS: dict[str, Any] = {
     "prompt": 512,
     "new_tokens": 64,
     "prompt_format": "plain",
-    "tasks": {"describes": 1},
+    "tasks": {"describes": 1, "capitals": 1, "generation": 1, "lm_eval.piqa": 1},
+}
+FIGURES: dict[str, Any] = {
+    "describes/easy": {"value": 0.5, "confidently_wrong": 0.1},
+    "capitals": {"value": 0.5},  # written out
+    "generation/overlap": {"value": 1.0},
+    "lm_eval.piqa/acc": {"value": 0.5},
 }
 
 
 def result(**changed: Any) -> dict[str, Any]:
-    return {KEY: stamp(**{**PARTS, **changed})}
+    return {KEY: stamp(**{**PARTS, **changed}), "tasks": FIGURES}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +45,10 @@ def result(**changed: Any) -> dict[str, Any]:
         ("origin", "ppp", "retained", "perplexity"),
         ("threads", 4, "decode", "headline"),
         ("processor", "another", "prefill", "headline"),
-        ("prompt_format", "chat", "describes", "headline"),
+        ("prompt_format", "chat", "capitals", "describes"),
+        ("prompt_format", "chat", "capitals/retained", "describes/retained"),
+        ("prompt_format", "chat", "generation", "lm_eval.piqa/acc"),
+        ("prompt_format", None, "generation/same", "describes/easy"),  # nothing was written there
         ("tasks", {"describes": 2}, "describes", "headline"),
         ("suite", 1, "headline", "compression_ratio"),
     ],
@@ -49,6 +58,15 @@ def test_a_difference_spoils_what_it_matters_to(part: str, value: Any, spoiled: 
     assert reason is not None and part in reason and reason.startswith(spoiled)
     assert comparable(result(), result(**{part: value}), kept) is None
     assert result()[KEY][HASH] != result(**{part: value})[KEY][HASH]
+
+
+def test_who_was_asked_to_write_more_is_compared_in_what_is_picked() -> None:
+    """No question that is picked from is put in the format of prompts, whatever else a model was asked."""
+    old = {KEY: stamp(**{**PARTS, "prompt_format": None, "tasks": {"describes": 1}})}
+    old["tasks"] = {"describes/easy": FIGURES["describes/easy"]}
+    for task in ("describes", "describes/easy", "describes/confidently_wrong"):
+        assert comparable(result(), old, task) is None and comparable(old, result(), task) is None
+    assert "not both of the two were asked 'generation'" in str(comparable(old, result(), "generation"))
 
 
 def test_the_same_is_comparable_in_everything() -> None:
