@@ -10,6 +10,8 @@ from attar.errors import BadInput
 from attar.fingerprint import sha256_file
 from attar.lm_eval_references import require_inside
 
+PICKED, EXACT = ("acc", "acc_norm"), "exact_match"  # metrics of which it can be known what guessing gives
+
 
 def require(names: Sequence[str], folder: str) -> Path | None:
     """The folder of the user's tasks, or None.

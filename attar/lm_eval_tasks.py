@@ -5,7 +5,7 @@ are measured in Attar's runtime; seeds and defaults are those of ``lm_eval run``
 would let do whatever Python can, are carried out in Jinja's sandbox.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from attar.errors import BadInput, StageFailed, first_line, nearest
 from attar.exam import LM_EVAL
+from attar.lm_eval_folder import EXACT, PICKED
 from attar.scores import Scores, of_answers
 
 BATCH = 8  # as ``--batch_size 8``
@@ -76,14 +77,35 @@ def answer(
                 continue
             suffix = "" if filtered == "none" else f":{filtered}"
             name = f"{LM_EVAL}.{task}/{metric}{suffix}"
-            told = {"lower_is_better": better.get(metric) is False}
-            scored = _scores(found["samples"].get(task, ()), metric, filtered, value)
+            told: dict[str, Any] = {"lower_is_better": better.get(metric) is False}
+            rows = [row for row in found["samples"].get(task, ()) if row["filter"] == filtered]
+            if (chance := _chance(found["configs"].get(task, {}), rows, metric)) is not None:
+                told["chance"] = chance
+            scored = _scores(rows, metric, value)
             yield name, scored, told if scored else {**told, "value": value}
 
 
-def _scores(samples: Sequence[dict[str, Any]], metric: str, filtered: str, value: float) -> Scores | None:
+def _chance(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metric: str) -> float | None:
+    """Share of right answers that guessing gives; None of a metric of which lm-eval does not tell it."""
+    if not rows or metric not in (*PICKED, EXACT):
+        return None
+    kind, own = config.get("output_type"), "process_results" in config  # code of the task's own says what is right
+    if metric == EXACT or (metric == "acc" and kind == "loglikelihood" and not own):
+        return 0.0  # nobody guesses an answer word for word
+    if kind != "multiple_choice" or own:
+        return None
+    return sum(map(_guessed, rows)) / len(rows)
+
+
+def _guessed(row: Mapping[str, Any]) -> float:
+    """Every choice is a request, and another one by itself for acc_mutual_info; several choices may be right."""
+    choices: int = len(row["resps"]) // (2 if "acc_mutual_info" in row["metrics"] else 1)
+    right = len(set(row["target"])) if isinstance(row["target"], list) else 1
+    return min(1.0, right / choices)
+
+
+def _scores(rows: Sequence[Mapping[str, Any]], metric: str, value: float) -> Scores | None:
     """A metric item by item, where its figure is the mean of the items."""
-    rows = [row for row in samples if row["filter"] == filtered]
     values = [row.get(metric) for row in rows]
     if not rows or not all(isinstance(one, int | float) for one in values):
         return None

@@ -30,7 +30,9 @@ def figure(measure: str, row: Row, origin: Row, store: Store) -> Figure:
     asked = _read(measure)
     if not _there(row, asked):
         return Figure(None, absent=absent(measure, row))
-    both = _there(origin, asked) and _apart(asked, row, origin, store) is None
+    # What guessing gives is told of the model; an origin that was measured before that was has its answers, too.
+    answers = asked._replace(figure="") if asked.figure == RETAINED else asked
+    both = _there(origin, answers) and _apart(asked, row, origin, store) is None
     scored, before = _scored(asked, row, store), _scored(asked, origin, store) if both else None
     if asked.figure == RETAINED:
         return _retained(asked, row, scored, before)
@@ -59,6 +61,8 @@ def absent(measure: str, row: Row) -> str:
         return f"{measure} was not asked here"
     if asked.figure == SURE_WRONG:
         return f"nobody knows how sure a model is of {asked.task}"
+    if asked.figure == RETAINED and any("chance" not in row.tasks[part] for part in asked.parts):
+        return f"what guessing gives in {asked.task} is not known (a limit can be on task/{asked.task} itself)"
     return f"{asked.task} is the better the {'lower' if asked.higher else 'higher'} it is"
 
 
@@ -78,7 +82,7 @@ def _retained(asked: Asked, row: Row, scored: Scores | None, before: Scores | No
     """The share of the origin's answers above chance that is left."""
     if scored is None or before is None:
         return Figure(None, absent=f"the origin has no {asked.task} to compare with")
-    kept = _kept(scored, before, row.tasks[asked.parts[0]].get("chance", 0.0)) if asked.higher else None
+    kept = _kept(scored, before, row.tasks[asked.parts[0]]["chance"])
     if kept is None:
         return Figure(None, absent=f"the origin is not above chance in {asked.task}, which leaves nothing to retain")
     low, high = kept.ends or (None, None)
@@ -106,7 +110,7 @@ def _kept(scored: Scores, before: Scores, chance: float) -> _Kept | None:
 
 def _there(row: Row, asked: Asked) -> bool:
     """Whether the row has the figure, in the direction that its name has."""
-    key = asked.figure if asked.figure == SURE_WRONG else "value"
+    key = {SURE_WRONG: SURE_WRONG, RETAINED: "chance"}.get(asked.figure, "value")
     entries = [row.tasks.get(part, {}) for part in asked.parts]
     lower = not asked.higher and not asked.figure
     return all(entry.get(key) is not None and bool(entry.get("lower_is_better")) == lower for entry in entries)

@@ -21,9 +21,9 @@ def compared(
     """What was measured on tasks, by name, and how it compares with the origin's answers to the same.
 
     ``low`` and ``high`` are the 95 % interval over items, None of few. ``retained`` is the share of the origin's
-    answers above chance that is left, where higher is better and the origin is above chance; ``verdict`` and
-    ``p_value`` are of the paired test, ``note`` says why there are none. The verdicts on a model's tasks hold together
-    (Holm): of all of them one is wrong in 5 of 100 cases at most.
+    answers above chance that is left, where higher is better, chance is known and the origin is above it; ``verdict``
+    and ``p_value`` are of the paired test, ``note`` says why there are none. The verdicts on a model's tasks hold
+    together (Holm): of all of them one is wrong in 5 of 100 cases at most.
     """
     found: Figures = {}
     for name, figures in result.get("tasks", {}).items():
@@ -63,10 +63,10 @@ def _beside(
 
     if why := comparable(origin[0], one[0], name):
         return {"note": why}
-    lower = bool(figures["lower_is_better"])
+    lower, chance = bool(figures["lower_is_better"]), figures.get("chance")
     try:
         found = statistics.difference(one[1], origin[1], lower)
-        kept = None if lower else statistics.above_chance(one[1], origin[1], figures.get("chance", 0.0))
+        kept = None if lower or chance is None else statistics.above_chance(one[1], origin[1], chance)
     except BadInput as error:
         return {"note": str(error)}
     told: dict[str, Any] = {"difference": found.value, "difference_low": found.low, "difference_high": found.high}

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from attar import lm_eval_folder
 from attar.errors import BadInput
 from attar.questions import Writing
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 PREFIX = "task/"
 RETAINED, SURE_WRONG = "retained", "confidently_wrong"
 TOGETHER = {"describes": ("describes/easy", "describes/hard"), "generation": ("generation/overlap",)}
+GUESSED = (*lm_eval_folder.PICKED, lm_eval_folder.EXACT)  # metrics of lm-eval whose /retained there can be
 GENERATION = ("overlap", "same", "repetition", "empty")
 LM_EVAL = "lm_eval."
 _NAME = re.compile(r"[A-Za-z0-9][\w.:@+-]*(/[\w.:@+-]+){0,2}", re.ASCII)
@@ -77,6 +79,7 @@ def read(measure: str) -> Asked | None:
     head, _, rest = asked.task.partition("/")
     if head.startswith(LM_EVAL):  # has a metric always
         possible = bool(rest) and "/" not in rest and asked.figure != SURE_WRONG
+        possible &= asked.figure != RETAINED or rest.partition(":")[0] in GUESSED
     elif head == "generation":
         possible = rest in ("", *GENERATION) and not asked.figure
     else:
@@ -86,6 +89,9 @@ def read(measure: str) -> Asked | None:
 
 def refusal(measure: str) -> str:
     """The sentence about a measure of a task that :func:`read` knows nothing of."""
+    task, _, last = measure.rpartition("/")
+    if last == RETAINED and task.startswith(PREFIX + LM_EVAL) and read(task) is not None:
+        return f"{measure}: what guessing gives is known of {', '.join(GUESSED)} alone; limit {task} instead"
     return f"there is no figure {measure!r} of a task; possible: {', '.join(FORMS)}"
 
 

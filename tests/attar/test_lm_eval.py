@@ -1,10 +1,13 @@
 """lm-eval: what is wrong is told without it, and with it the figures are those of its own command line."""
 
+import json
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from attar import lm_eval_folder
 from attar.errors import BadInput
@@ -100,3 +103,66 @@ def test_figures_are_those_of_its_own_command_line(tmp_path: Path) -> None:
         there
     )
     assert here == there
+
+
+def told(lm_eval_folder: Path, model: Path, *names: str) -> dict[str, float | None]:
+    """What guessing gives, by task and metric, as a measurement tells it."""
+    import torch
+
+    from attar.lm_eval_tasks import answer, load
+    from attar.model import Model
+
+    asked = load(names, lm_eval_folder)
+    found = answer(asked, Model(model).materialize(torch.float32), model, lambda done, total, what: None)
+    return {name.removeprefix("lm_eval."): figures.get("chance") for name, _, figures in found}
+
+
+@needed
+def test_what_guessing_gives_is_told_where_lm_eval_tells_it(tmp_path: Path) -> None:
+    """A mean over questions of two and of four choices, of which one is right, or two."""
+    from attar.tiny import tiny_model
+
+    rows = [{"text": f"Pick {i}:", "choices": ["a", "b", "c", "d"][: 4 if i % 4 else 2], "right": 1} for i in range(8)]
+    rows = [{**row, "rights": [0, 1]} for row in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}}}
+    picked = {"output_type": "multiple_choice", "doc_to_choice": "{{choices}}", "doc_to_target": "{{right}}"}
+    word = {"output_type": "loglikelihood", "doc_to_target": " {{choices[right]}}"}
+    written = {"output_type": "generate_until", "doc_to_target": " {{choices[right]}}"}
+    written |= {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 4, "do_sample": False}}
+    tasks: dict[str, tuple[dict[str, Any], list[str]]] = {
+        "one": (picked, ["acc", "acc_norm", "f1", "exact_match"]),
+        "informed": (picked, ["acc", "acc_mutual_info"]),
+        "several": (picked | {"doc_to_target": "{{rights}}"}, ["acc"]),
+        "word": (word, ["acc", "perplexity"]),
+        "written": (written, ["exact_match"]),
+    }
+    for name, (task, metrics) in tasks.items():
+        told_of = [{"metric": metric} for metric in metrics]
+        described = {"task": name, **data, "test_split": "test", "doc_to_text": "{{text}}", **task}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(described | {"metric_list": told_of}))
+    found = told(tmp_path, tiny_model(tmp_path / "model"), *tasks)
+    guessed = (2 * 1 / 2 + 6 * 1 / 4) / 8
+    assert found == {
+        "one/acc": guessed,
+        "one/acc_norm": guessed,
+        "one/exact_match": 0,
+        "one/f1": None,
+        "informed/acc": guessed,
+        "informed/acc_mutual_info": None,
+        "several/acc": 2 * guessed,
+        "word/acc": 0,
+        "word/perplexity": None,
+        "written/exact_match": 0,
+    }
+
+
+def test_code_of_a_task_leaves_what_guessing_gives_unknown() -> None:
+    """As truthfulqa_mc2 calls acc the probability of what is true."""
+    from attar.lm_eval_tasks import _chance
+
+    rows = [{"resps": [1, 2], "metrics": ["acc"], "target": 0}]
+    kind: dict[str, Any] = {"output_type": "multiple_choice"}
+    assert _chance(kind, rows, "acc") == 0.5
+    assert _chance(kind | {"process_results": "def found(doc, results): ..."}, rows, "acc") is None
+    assert _chance({}, [], "acc") is None  # of a group

@@ -119,6 +119,9 @@ class Shelf:
         self.model = model
         self.origin = hash_json("origin")
         self.answers: dict[str, dict[str, list[float]]] = {}  # model → what was right of a task; tasks are stamped, too
+        self.chance: dict[
+            str, float | None
+        ] = {}  # model → what guessing gives, as its results tell; of others a quarter
 
     def losses(self, more: float, noise: float = 0.01) -> tuple[float, ...]:
         """The origin's losses and so much more, unevenly."""
@@ -159,7 +162,10 @@ class Shelf:
             **{name: {"held-out": value, "other": value} for name, value in both.items()},
             "prefill_tokens_per_second": None,
             "decode_tokens_per_second": None,
-            "tasks": {name: self._picked(right) for name, right in self.answers.get(model, {}).items()},
+            "tasks": {
+                name: self._picked(right, self.chance.get(model, 0.25))
+                for name, right in self.answers.get(model, {}).items()
+            },
             "stamp": stamp(**parts | stamped),
         }
         draft = self.home.store.draft("evaluation", evaluation)
@@ -173,10 +179,11 @@ class Shelf:
         self.home.store.commit("evaluation", evaluation, draft, manifest)
         return evaluation
 
-    def _picked(self, right: list[float]) -> dict[str, Any]:
+    def _picked(self, right: list[float], chance: float | None) -> dict[str, Any]:
         share = sum(right) / len(right)
         told = {"value": share, "low": share, "high": share, "items": len(right), "lower_is_better": False}
-        return {**told, "chance": 0.25, "confidently_wrong": 1 - share, "calibration_error": 0.1}
+        told |= {} if chance is None else {"chance": chance}
+        return {**told, "confidently_wrong": 1 - share, "calibration_error": 0.1}
 
     def _row(
         self, step: int, name: str, folder: Path, model: str, losses: tuple[float, ...], stamped: dict[str, Any]

@@ -55,6 +55,14 @@ def test_nobody_retains_what_the_origin_never_had() -> None:
     assert "retained" not in compared(BAD, [1.0, 0.0, 0.0, 0.0] * 10)
 
 
+def test_where_guessing_is_not_known_nothing_is_said_of_what_is_retained() -> None:
+    """As of a score of lm-eval's, or of likeness; the difference is told all the same."""
+    one, origin = result(BAD), result(GOOD)
+    del one[0]["tasks"]["mine"]["chance"]
+    found = task_figures.compared(*one, *origin)["mine"]
+    assert found["verdict"] == "worse" and "retained" not in found
+
+
 def test_of_many_tasks_the_verdicts_hold_together() -> None:
     """What would be beyond doubt by itself is not where forty such questions are put; what is so anyway stays."""
     loss = [1.0] * 34 + [0.0] * 6

@@ -42,6 +42,13 @@ def gate(measure: str, **limit: Any) -> gates.Gate:
         ("task/generation/empty", ("generation/empty",), "answers", False),
         ("task/lm_eval.piqa/acc_norm", ("lm_eval.piqa/acc_norm",), "answers", True),
         ("task/lm_eval.gsm8k/exact_match:strict-match", ("lm_eval.gsm8k/exact_match:strict-match",), "answers", True),
+        ("task/lm_eval.piqa/acc/retained", ("lm_eval.piqa/acc",), "share", True),
+        (
+            "task/lm_eval.gsm8k/exact_match:strict-match/retained",
+            ("lm_eval.gsm8k/exact_match:strict-match",),
+            "share",
+            True,
+        ),
         ("task/lm_eval.wikitext/word_perplexity", ("lm_eval.wikitext/word_perplexity",), "plain", False),
         ("task/lm_eval.wmt/bleu", ("lm_eval.wmt/bleu",), "plain", True),
     ],
@@ -69,6 +76,14 @@ def test_a_name_says_which_figure_and_which_way_is_better(
 def test_what_names_no_figure_is_told_what_does(measure: str) -> None:
     with pytest.raises(BadInput, match=r"gates\.0: there is no figure .* possible: task/describes, .*task/FILE"):
         gate(measure, min=0.5)
+
+
+@pytest.mark.parametrize("task", ["lm_eval.wmt/bleu", "lm_eval.wikitext/word_perplexity", "lm_eval.squad/f1:first"])
+def test_of_a_score_that_nobody_guesses_nothing_is_left_above_chance(task: str) -> None:
+    known = rf"gates\.0: task/{task}/retained: what guessing gives is known of acc, acc_norm, exact_match alone; limit"
+    for side in ("min", "max"):
+        with pytest.raises(BadInput, match=rf"{known} task/{task} instead"):
+            gate(f"task/{task}/retained", **{side: 0.6})
 
 
 @pytest.mark.parametrize(
@@ -196,6 +211,31 @@ def test_nobody_can_tell_of_a_task_that_was_not_asked(stocked: "Shelf") -> None:
     assert not told.kept and "task/facts was not asked here, so nobody can tell" in told.text
     none = figure(stocked, "task/describes/hard/retained", "fair")
     assert none.value is None and "not above chance in describes/hard" in none.absent
+
+
+PIQA = "lm_eval.piqa/acc"
+
+
+def test_who_guesses_retains_nothing(shelf: "Shelf") -> None:
+    """Of two choices half the answers are right by luck, as the model's results tell; the origin's are older."""
+    told = {"origin": [1.0] * 78 + [0.0] * 22, "guesses": [1.0, 0.0] * 50}
+    shelf.answers = {hash_json(name): {PIQA: right} for name, right in told.items()}
+    shelf.chance = {hash_json("origin"): None, hash_json("guesses"): 0.5}
+    shelf.run("r1", "asked", ("guesses", MB, 0.2), tasks={"lm_eval.piqa": "one"})
+    found = figure(shelf, f"task/{PIQA}/retained", "guesses")
+    assert found.value == 0 and not gates.judge(gate(f"task/{PIQA}/retained", min=0.6), found).kept
+    unknown = gates.judge(gate(f"task/{PIQA}/retained", min=0.6), figure(shelf, f"task/{PIQA}/retained", "origin"))
+    assert not unknown.kept and f"what guessing gives in {PIQA} is not known" in unknown.text
+    assert best.choose(shelf.home, best.limits(None, [f"task/{PIQA}=0.3"])).winner.row.name == "guesses"
+
+
+def test_who_was_not_asked_to_write_is_chosen_among_by_what_was_picked(stocked: "Shelf") -> None:
+    """The newest wrote answers, too, in the format of prompts: questions to pick from were put as before."""
+    stocked.answers = {hash_json(name): {"capitals": POOR} for name in ("origin", "other")}
+    more = ASKED | {"generation": "three"}
+    stocked.run("r3", "asked", ("other", 30 * MB, 0.3), tasks=more, prompt_format="chat template")
+    found = best.choose(stocked.home, best.limits(None, ["task/capitals=70%"]))
+    assert found.winner.row.name == "fair" and "prompt_format" not in " ".join(found.breaches.values())
 
 
 def test_answers_that_are_all_alike_promise_no_more_than_so_many_can(shelf: "Shelf") -> None:
