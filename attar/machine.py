@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 M_MMAP_THRESHOLD = -3
 LARGE = 1 << 22  # bytes from which on a block counts as large
+MEMORY = 1  # bump when an evaluation on a CPU, where the memory is the whole process's, would tell another memory
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "datasets", "numpy", "gptqmodel")
 
 
@@ -101,7 +103,14 @@ def measuring(device: str, dtype: str, threads: int, timed: bool) -> dict[str, A
     found: dict[str, Any] = {"device": device.partition(":")[0], "dtype": dtype}
     if timed:
         found |= {"threads": threads, "processor": gpu_name(device) if device.startswith("cuda") else cpu_name()}
+        if (memory := memory_version(device)) is not None:
+            found["memory"] = memory
     return found
+
+
+def memory_version(device: str) -> int | None:
+    """How an evaluation takes the memory in use; None of a GPU, where nothing of it has ever changed."""
+    return None if device.startswith("cuda") else MEMORY
 
 
 def resolve_device(asked: str) -> str:
@@ -188,4 +197,9 @@ def peak_memory(device: str) -> int:
         import torch
 
         return int(torch.cuda.max_memory_allocated(device))
+    # Not ru_maxrss where there is the kernel's own mark: a process takes that over from the one that started it.
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

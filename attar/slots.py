@@ -2,8 +2,8 @@
 
 A slot is a lock in the folder of ``ATTAR_SLOTS``, by default one of the user's own in the temporary folder: runs of
 other users, or with another ``TMPDIR``, wait for one another only where ``ATTAR_SLOTS`` names the same folder to them.
-Whoever takes both takes the lock of its artifact first and the slot after, and nobody waits for an artifact or a text
-while it holds a slot: so nobody waits in a circle.
+Whoever takes both takes the lock of its artifact first and the slot after, nobody waits for an artifact while it holds
+a slot, and nobody waits for a slot while it holds a text: so nobody waits in a circle.
 """
 
 import os

@@ -29,9 +29,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("perplexity", "loss", "calibration_error", "confidently_wrong"), (*_TEXT, "tokenizer")),
     **dict.fromkeys(("headline", "retained", "kl", "agreement", "adaptation"), (*_TEXT, "tokenizer", "origin")),
     "bits_per_byte": _TEXT,  # of any tokenizer
-    **dict.fromkeys(
-        ("prefill", "decode", "peak_memory", "first_token", "p50", "p95"), (*_MACHINE, "prompt", "new_tokens")
-    ),
+    **dict.fromkeys(("prefill", "decode", "first_token", "p50", "p95"), (*_MACHINE, "prompt", "new_tokens")),
+    "peak_memory": (*_MACHINE, "prompt", "new_tokens", "memory"),
     **dict.fromkeys(("price_input", "price_output"), ("suite", "prompt", "new_tokens")),  # of any machine
     **dict.fromkeys(
         ("bytes", "compression_ratio", "parameters", "bits_per_weight", "bits_quantized", "flops_per_token"), ()

@@ -47,22 +47,17 @@ def run_measure(spec: MeasureSpec, events: Events) -> Artifact:
         found = store.find("evaluation", spec.fingerprint)
         if found is not None:
             return found
-        texts = store.root / "dataset"
-        corpus = open_corpus(spec.data, texts, waiter=waiter)  # this, and the exam, may wait for another process
-        exam = set_exam(spec.suite, corpus, texts, waiter=waiter)
         with Slot(spec.machine.device, waiter):
             store.require_room(spec.disk)
-            return _make(spec, store, corpus, exam, events)
+            return _make(spec, store, events, waiter)
 
 
-def _make(spec: MeasureSpec, store: Store, corpus: Corpus, exam: Exam, events: Events) -> Artifact:
+def _make(spec: MeasureSpec, store: Store, events: Events, waiter: Waiter) -> Artifact:
     started = time.time()
-    corpus.require_unchanged(spec.inputs)
-    exam.require_unchanged(spec.inputs)
     model, origin = open_model(spec.model, store), open_model(spec.origin, store)
     draft = store.draft("evaluation", spec.fingerprint)
     try:
-        result, scored, hidden, answers = _measure(spec, model, origin, store, corpus, exam, events)
+        result, scored, hidden, answers = _measure(spec, model, origin, store, events, waiter)
         (draft / RESULT).write_text(json.dumps(result, indent=1) + "\n")
         if answers:
             (draft / ANSWERS).write_text(json.dumps(answers, indent=1) + "\n")
@@ -82,16 +77,18 @@ def _make(spec: MeasureSpec, store: Store, corpus: Corpus, exam: Exam, events: E
 
 
 def _measure(
-    spec: MeasureSpec, model_on_disk: Model, origin: Model, store: Store, corpus: Corpus, exam: Exam, events: Events
+    spec: MeasureSpec, model_on_disk: Model, origin: Model, store: Store, events: Events, waiter: Waiter
 ) -> tuple[dict[str, Any], dict[str, Scores], dict[str, torch.Tensor], dict[str, str]]:
     suite = spec.suite
     dtype = getattr(torch, spec.machine.dtype)
     model = model_on_disk.materialize(dtype, spec.machine.device)
     timed, account = partial(events.progress, unit="timed passes"), Account.read()
     speed = measure_speed(model, model_on_disk.facts.vocabulary, suite, timed) if suite.speed else None
-    peak = machine.peak_memory(spec.machine.device)  # before quality, whose buffers no server would hold
+    # Before the text, the questions and the buffers of quality, none of which a server would hold.
+    peak = machine.peak_memory(spec.machine.device)
     latencies = measure_latencies(model, model_on_disk.facts.vocabulary, suite, timed)
     lost = account.lost_since() if suite.speed else None
+    corpus, exam = _open_texts(spec, store, waiter)
     apart = model_on_disk.facts.apart(origin.facts)
     kept = {} if apart else _origin_hidden(spec, store)
     texts: dict[str, Measured] = {
@@ -145,6 +142,16 @@ def _measure(
     return result, scored, hidden, sat.answers
 
 
+def _open_texts(spec: MeasureSpec, store: Store, waiter: Waiter) -> tuple[Corpus, Exam]:
+    """What the model is measured on, as the run was planned with."""
+    cache = store.root / "dataset"
+    corpus = open_corpus(spec.data, cache, waiter=waiter)
+    exam = set_exam(spec.suite, corpus, cache, waiter=waiter)
+    corpus.require_unchanged(spec.inputs)
+    exam.require_unchanged(spec.inputs)
+    return corpus, exam
+
+
 def _asked(exam: Exam, sat: Found, origin: str) -> dict[str, str]:
     """What every task asked: a group of lm-eval's tasks gives figures under names that the recipe does not have."""
     contents = exam.contents()
@@ -167,6 +174,7 @@ def _stamp(spec: MeasureSpec, model: Model, sat: Found, asked: dict[str, str]) -
         device=spec.machine.device.partition(":")[0],
         threads=spec.machine.threads,
         processor=machine.describe(spec.machine.device, spec.machine.threads).get("gpu") or machine.cpu_name(),
+        memory=machine.memory_version(spec.machine.device) if timed else None,
         prompt=suite.prompt if timed else None,
         new_tokens=suite.new_tokens if timed else None,
         prompt_format=sat.prompt_format,

@@ -175,8 +175,8 @@ def open_corpus(
     ``cache`` is a folder where what is slow to read (the docstrings of the libraries, datasets of the hub) is kept as
     JSON under a key of its versions. A relative path of the settings is looked for under ``relative_to`` (default: the
     working folder). ``progress`` hears (done, total) while the libraries are read. Another process may be reading the
-    same text, and ``waiter`` waits for it: so no slot is held meanwhile. Raises :class:`BadInput` for data that is
-    missing, empty, malformed, or the same for both texts.
+    same text, and ``waiter`` waits for it. Raises :class:`BadInput` for data that is missing, empty, malformed, or the
+    same for both texts.
     """
     if settings.source == settings.other:
         raise BadInput(

@@ -49,6 +49,14 @@ def test_large_blocks_between_others_go_back_when_they_are_freed() -> None:
     assert gone("machine.give_back_large_blocks()") > 150
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel keeps no mark of a process's own")
+def test_the_memory_of_whoever_started_a_process_is_no_part_of_its_own() -> None:
+    parent = "from attar import machine; import subprocess, sys; held = b'1' * (400 << 20); "
+    parent += "subprocess.run([sys.executable, '-c', 'from attar import machine; print(machine.peak_memory(\"cpu\"))'])"
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < 200 << 20
+
+
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NVIDIA's, as far as it is asked for names."""
@@ -75,9 +83,12 @@ def test_speed_is_known_by_what_computes_it(driver: None) -> None:
         machine.gpu_name("cuda:7")
 
 
-def test_the_name_of_an_evaluation_on_a_cpu_stays_what_it_was() -> None:
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to make a driver with")
+def test_a_timed_evaluation_on_a_cpu_is_known_by_how_memory_is_taken_and_no_other_is(driver: None) -> None:
     timed = {"device": "cpu", "dtype": "float32", "threads": 2, "processor": machine.cpu_name()}
-    assert machine.measuring("cpu", "float32", 2, timed=True) == timed
+    assert machine.measuring("cpu", "float32", 2, timed=True) == timed | {"memory": machine.MEMORY}
+    on_gpu = {"device": "cuda", "dtype": "float32", "threads": 2, "processor": "Some GPU 0"}
+    assert machine.measuring("cuda", "float32", 2, timed=True) == on_gpu
     assert machine.measuring("cpu", "float32", 2, timed=False) == {"device": "cpu", "dtype": "float32"}
 
 

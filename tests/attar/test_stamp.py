@@ -18,6 +18,7 @@ PARTS: dict[str, Any] = {
     "device": "cpu",
     "processor": "some processor",
     "threads": 2,
+    "memory": 1,
     "prompt": 512,
     "new_tokens": 64,
     "prompt_format": "plain",
@@ -49,6 +50,8 @@ def result(**changed: Any) -> dict[str, Any]:
         ("prompt_format", "chat", "capitals/retained", "describes/retained"),
         ("prompt_format", "chat", "generation", "lm_eval.piqa/acc"),
         ("prompt_format", None, "generation/same", "describes/easy"),  # nothing was written there
+        ("memory", 2, "peak_memory", "decode"),
+        ("memory", None, "peak_memory", "headline"),  # of before the text was read after it
         ("tasks", {"describes": 2}, "describes", "headline"),
         ("suite", 1, "headline", "compression_ratio"),
     ],
