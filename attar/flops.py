@@ -26,8 +26,9 @@ def flops_per_token(facts: ModelFacts, context: int) -> int:
 def _seen(facts: ModelFacts, context: int) -> list[int]:
     """Tokens that the last one looks at, in every layer: fewer where the layer's window slides."""
     config, known = facts.config, architecture.family(facts.config)
-    window = config.get("sliding_window") or context
+    window = architecture.read(config, "sliding_window") or context
     kinds = config.get("layer_types") or known.layer_types({**known.defaults, **config})
     if kinds is None:  # all layers are of one kind
-        kinds = ["sliding_attention" if config.get("use_sliding_window", True) else "full_attention"] * facts.layers
+        slides = "use_sliding_window" not in known.defaults  # where that switch counts, it is off
+        kinds = ["sliding_attention" if slides else "full_attention"] * facts.layers
     return [min(window, context) if kind == "sliding_attention" else context for kind in kinds]

@@ -35,6 +35,7 @@ DEFAULTS = {
     "num_key_value_heads": 4,
     "head_dim": 256,
     "tie_word_embeddings": True,
+    "sliding_window": 4096,
 }
 GEMMA2 = Family(
     linears=separate("attention_bias", "attention_bias"),

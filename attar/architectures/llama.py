@@ -44,9 +44,9 @@ LLAMA = Family(
 MISTRAL = Family(
     linears=separate(),
     norms=BEFORE,
-    defaults={"num_key_value_heads": 8},
+    defaults={"num_key_value_heads": 8, "sliding_window": 4096},
 )
-QWEN = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
+QWEN = {"num_key_value_heads": 32, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
 QWEN2 = Family(
     linears=separate(qkv_bias=True),
     norms=BEFORE,

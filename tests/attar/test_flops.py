@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig
 
 from attar.architectures import FAMILIES
 from attar.checkpoint import read_facts
@@ -14,6 +15,7 @@ from attar.flops import flops_per_token
 from attar.model import Model
 from attar.tiny import tiny_model
 
+LEFT = {None: ("use_sliding_window",), True: (), False: ()}  # out of a config beside the window
 CONTEXT = 40  # beyond the sliding windows of the tiny models that have them
 
 
@@ -35,6 +37,21 @@ def counted(folder: Path) -> int:
 def test_the_formula_is_what_torch_counts(kind: str, tmp_path: Path) -> None:
     folder = tiny_model(tmp_path, kind, num_hidden_layers=2)
     assert flops_per_token(read_facts(folder), CONTEXT) == counted(folder)
+
+
+@pytest.mark.parametrize("slides", [True, False, None])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_what_a_config_leaves_open_is_what_transformers_takes(kind: str, slides: bool | None) -> None:
+    asked = {} if slides is None else {"use_sliding_window": slides}
+    whole = AutoConfig.for_model(kind, **asked).to_dict()
+    bare = {key: value for key, value in whole.items() if key not in ("sliding_window", "layer_types", *LEFT[slides])}
+    context, seen = 10_000, []
+    for index in range(whole[FAMILIES[kind].keys.layers]):
+        of = whole.get("layer_types") or ["sliding_attention" if whole.get("sliding_window") else "full_attention"]
+        seen.append(min(whole["sliding_window"], context) if of[index % len(of)] == "sliding_attention" else context)
+    facts = ModelFacts(bare)
+    attention = flops_per_token(facts, context) - flops_per_token(facts, 0)
+    assert attention == 4 * facts.heads * facts.head_dim * sum(seen)
 
 
 def test_fewer_channels_and_heads_are_fewer_operations(tmp_path: Path) -> None:
