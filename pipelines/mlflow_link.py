@@ -9,7 +9,7 @@ from typing import Any
 from attar.credentials import without_credentials
 from pipelines import mlflow_server, mlflow_view, serving
 from pipelines.home import Home
-from pipelines.mlflow_words import RUNS
+from pipelines.mlflow_words import PLACE, RUNS
 
 PORT = 5000
 BROWSED = "ATTAR_MLFLOW_URL"  # where a browser finds the server, if its tracking address is not that
@@ -21,10 +21,11 @@ def address(home: Home, folder: Path) -> str | None:
     return page(home, place) if place is not None and home.mlflow_uri.startswith("http") else None
 
 
-def page(home: Home, place: str) -> str | None:
+def page(home: Home, place: str, server: str = "") -> str | None:
     """A place among MLflow's pages as a browser finds it; of a database, where it is served or the command does."""
-    if home.mlflow_uri.startswith("http"):
-        seen = os.environ.get(BROWSED) or home.mlflow_uri
+    uri = server or home.mlflow_uri
+    if uri.startswith("http"):
+        seen = os.environ.get(BROWSED) or uri
         return f"{without_credentials(seen).rstrip('/')}{place}"
     if not home.mlflow_uri.startswith("sqlite:"):
         return None
@@ -48,7 +49,7 @@ def _served(home: Home) -> str | None:
 def comparison(home: Home, folder: Path) -> str | None:
     """The page that compares the runs of a run's experiment, see mlflow_view; None if it was not tracked."""
     experiment = known(folder).get("experiment")
-    return page(home, mlflow_view.place(experiment)) if experiment else None
+    return page(home, mlflow_view.place(experiment), _server(folder)) if experiment else None
 
 
 def newest_comparison(home: Home, url: str) -> str | None:
@@ -61,8 +62,16 @@ def newest_comparison(home: Home, url: str) -> str | None:
 
 def open_command(home: Home, folder: Path) -> str | None:
     """How to see a run, by its folder; None if it was not tracked."""
-    place = _place(folder)
-    return to_open(home, place) if place is not None else None
+    place, server = _place(folder), _server(folder)
+    if place is None:
+        return None
+    return page(home, place, server) if server else to_open(home, place)
+
+
+def _server(folder: Path) -> str:
+    """The server that has a run, in a shell that names none."""
+    place = str(known(folder).get(PLACE, ""))
+    return place if place.startswith("http") and not os.environ.get("MLFLOW_TRACKING_URI") else ""
 
 
 def known(folder: Path) -> dict[str, Any]:

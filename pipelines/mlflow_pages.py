@@ -8,9 +8,10 @@ from pathlib import Path
 
 from attar.credentials import without_credentials
 from attar.errors import first_line
+from pipelines import mlflow_place
 from pipelines.home import Home
 from pipelines.mlflow_link import known
-from pipelines.mlflow_words import RUNS, VIEWED
+from pipelines.mlflow_words import HOME, PLACE, RUNS, VIEWED
 from pipelines.process import alive
 
 
@@ -22,8 +23,9 @@ def refresh(home: Home, tell: Callable[[str], None], warn: Callable[[str], None]
         tell: gets a sentence about each sweep that is new there.
         warn: gets a sentence about what is not possible.
     """
-    tracked = [known(path.parent) for path in sorted(home.runs.glob(f"*/{RUNS}"))]
-    experiments = sorted({str(found["experiment"]) for found in tracked if "experiment" in found})
+    tracked, here = [known(path.parent) for path in sorted(home.runs.glob(f"*/{RUNS}"))], mlflow_place.here(home)
+    tracked = [found for found in tracked if "experiment" in found and found.get(PLACE, here) == here]
+    experiments = sorted({str(found["experiment"]) for found in tracked})
     if not experiments:
         return
     from pipelines import mlflow_sweep
@@ -51,6 +53,8 @@ def ensure(home: Home, folder: Path) -> None:
     """
     found = known(folder)
     if alive(folder) or VIEWED in found or "experiment" not in found or not home.mlflow_uri.startswith("sqlite:"):
+        return
+    if found.get(PLACE, HOME) != HOME:  # another MLflow's, whose views are not ours to write here
         return
     with suppress(Exception):  # then the page opens on MLflow's own overview
         _write(home, str(found["experiment"]))

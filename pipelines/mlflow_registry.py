@@ -21,8 +21,7 @@ def pins(home: Home) -> Pins:
         StageFailed: MLflow cannot be reached.
     """
     tracked = _tracked(home)
-    local = home.mlflow_uri.startswith("sqlite:///")
-    if local and not Path(home.mlflow_uri.removeprefix("sqlite:///")).is_file():
+    if _missing(home):
         if tracked:
             raise _elsewhere(home, next(iter(tracked)))
         return Pins()
@@ -44,6 +43,21 @@ def pins(home: Home) -> Pins:
         ) from None
     ids = {str(tags["attar.run"]) for tags in told if isinstance(tags, dict) and "attar.run" in tags}
     return Pins(named(home, told), frozenset(ids))
+
+
+def has(home: Home, run: str) -> bool:
+    """Whether the MLflow of this process gave that id to a run, even to one that was deleted since."""
+    if _missing(home):
+        return False
+    from mlflow.tracking import MlflowClient
+
+    return _tags(MlflowClient(tracking_uri=home.mlflow_uri), run) is not None
+
+
+def _missing(home: Home) -> bool:
+    """Whether MLflow would be a database file that is not there."""
+    path = home.mlflow_uri.removeprefix("sqlite:///")
+    return path != home.mlflow_uri and not Path(path).is_file()
 
 
 def _tracked(home: Home) -> dict[str, str]:

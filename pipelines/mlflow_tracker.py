@@ -17,14 +17,15 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME, MLFLOW_USER
 
 from attar.errors import StageFailed, first_line
-from pipelines import cost_figures, journal, mlflow_models, mlflow_view, task_figures
+from pipelines import cost_figures, journal, mlflow_models, mlflow_place, mlflow_view, task_figures
 from pipelines.chain import spelled
 from pipelines.champion import CHAMPION, Champion
 from pipelines.home import Home
 from pipelines.journal import Record
 from pipelines.mlflow_data import Texts
+from pipelines.mlflow_link import known
 from pipelines.mlflow_view import COMPARABLE
-from pipelines.mlflow_words import RUNS, VIEWED, flatten, key_of, name_of, refuses
+from pipelines.mlflow_words import PLACE, RUNS, VIEWED, flatten, key_of, name_of, refuses
 from pipelines.process import alive
 from pipelines.sender import Refused
 
@@ -64,18 +65,9 @@ def close_dead(home: Home, client: MlflowClient, experiment: str) -> None:
     }
     for path in home.runs.glob(f"*/{RUNS}") if running else ():
         if not alive(path.parent):
-            for run in sorted(running & set(_known(path.parent).values())):
+            for run in sorted(running & set(known(path.parent).get("runs", {}).values())):
                 client.set_tag(run, ERROR, "the process died; running the recipe again goes on from there")
                 client.set_terminated(run, "KILLED")
-
-
-def _known(folder: Path) -> dict[str, str]:
-    """The MLflow runs of a run: key → id."""
-    try:
-        known: dict[str, str] = json.loads((folder / RUNS).read_text())["runs"]
-    except (OSError, ValueError, KeyError):
-        return {}
-    return known
 
 
 class MlflowTracker:
@@ -86,7 +78,9 @@ class MlflowTracker:
         self.home = home
         self.folder = folder
         self.weights = weights
-        self.runs = _known(folder)
+        found = known(folder)
+        self.runs: dict[str, str] = found.get("runs", {})  # key → id
+        self.place = found.get(PLACE) or mlflow_place.here(home)
         # Of the run, which may be long gone when its journal is sent.
         begun = next((r for r in reversed(journal.read(folder)) if r["kind"] == "run"), None)
         self.process = begun["process"] if begun else ""
@@ -240,23 +234,23 @@ class MlflowTracker:
             PROCESS: self.process,
         }
         all_tags = {tag: value[:MAX_TAG] for tag, value in (common | tags).items() if value}
-        known = self.runs.get(key) or self._find(all_tags)
-        if known is None:
+        run = self.runs.get(key) or self._find(all_tags)
+        if run is None:
             made = self.client.create_run(self.experiment, start_time=round(1000 * when), tags=all_tags)
-            known = str(made.info.run_id)
+            run = str(made.info.run_id)
         else:
-            self.client.log_batch(known, tags=[RunTag(tag, value) for tag, value in all_tags.items()])
-            self.client.update_run(known, status="RUNNING")
-        if self.runs.get(key) != known:
-            self.runs[key] = known
+            self.client.log_batch(run, tags=[RunTag(tag, value) for tag, value in all_tags.items()])
+            self.client.update_run(run, status="RUNNING")
+        if self.runs.get(key) != run:
+            self.runs[key] = run
             self._keep()
-        return known
+        return run
 
     def _keep(self) -> None:
         """Write down which run is whose."""
         draft = self.folder / f"{RUNS}.draft"
-        known = {"experiment": self.experiment, "runs": self.runs} | ({VIEWED: True} if self._viewed else {})
-        draft.write_text(json.dumps(known, indent=1))
+        found = {"experiment": self.experiment, PLACE: self.place, "runs": self.runs}
+        draft.write_text(json.dumps(found | ({VIEWED: True} if self._viewed else {}), indent=1))
         draft.replace(self.folder / RUNS)
 
     def _find(self, tags: dict[str, str]) -> str | None:

@@ -6,6 +6,8 @@ from typing import Any
 
 RUNS = "mlflow.json"  # in the folder of a run that was tracked: the ids that MLflow gave it
 VIEWED = "viewed"  # in that file: its experiment has the view that addresses name, which older versions did not write
+PLACE = "place"  # in that file, too: the MLflow that gave the ids, without credentials
+HOME = "home"  # as a place: the database in the home, wherever that lies and however it is reached
 MAX_KEY = 250
 FINAL = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
 FINAL_STATUS = (400, 409, 413, 415, 422)  # of an artifact store, which has no codes; 404 is a proxy's in an outage

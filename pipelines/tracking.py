@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attar.credentials import without_credentials
 from attar.errors import StageFailed, first_line
-from pipelines import journal
+from pipelines import journal, mlflow_place
 from pipelines.home import Home
 from pipelines.journal import NullTracker, Record
 from pipelines.mlflow_words import RUNS
@@ -50,7 +50,7 @@ def sync(home: Home, tell: Callable[[str], None] = lambda text: None) -> dict[st
 
     Args:
         home: whose runs are sent.
-        tell: gets a sentence about records that were refused.
+        tell: gets a sentence about records that were refused, and about runs that were begun in another MLflow.
 
     Returns:
         Run id → records sent.
@@ -61,16 +61,19 @@ def sync(home: Home, tell: Callable[[str], None] = lambda text: None) -> dict[st
     results: dict[str, int] = {}
     failed: dict[str, str] = {}
     experiments: set[str] = set()
+    elsewhere: dict[str, list[str]] = {}
     for folder in sorted(path for path in home.runs.glob("*") if path.is_dir()):
         try:
             if journal.unsent(folder):
-                _send_rest(home, folder, results, experiments, tell)
+                _send_rest(home, folder, results, experiments, elsewhere, tell)
             elif (experiment := _died(folder)) is not None:
                 experiments.add(experiment)
         except (KeyError, TypeError, ValueError) as error:
             failed[folder.name] = f"its journal is damaged ({type(error).__name__}: {first_line(error)})"
         except Exception as error:
             failed[folder.name] = first_line(error)
+    for place, runs in elsewhere.items():
+        tell(mlflow_place.advice(home, place, runs))
     for name in sorted(experiments):
         try:
             close_dead(home, name)
@@ -126,7 +129,12 @@ def catch_up(recipe: Recipe, home: Home) -> threading.Thread:
 
 
 def _send_rest(
-    home: Home, folder: Path, results: dict[str, int], experiments: set[str], tell: Callable[[str], None]
+    home: Home,
+    folder: Path,
+    results: dict[str, int],
+    experiments: set[str],
+    elsewhere: dict[str, list[str]],
+    tell: Callable[[str], None],
 ) -> None:
     records = journal.read(folder)
     begun = next((record for record in records if record["kind"] == "run"), None)
@@ -136,6 +144,9 @@ def _send_rest(
     track = Track.model_validate(begun["recipe"]["track"])
     with only_sender(folder) as mine:
         if not mine:
+            return
+        if (place := mlflow_place.elsewhere(home, folder)) is not None:
+            elsewhere.setdefault(place, []).append(folder.name)
             return
         backlog = Backlog(folder / journal.JOURNAL, _Late(track, home, folder))
         backlog.send()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attar.errors import BadInput
-from pipelines import mlflow_link, serving
+from pipelines import mlflow_link, mlflow_place, serving
 from pipelines.home import Home
 
 ADDRESS = "http://127.0.0.1:5055"
@@ -78,12 +78,27 @@ def test_a_server_that_is_there_is_named_and_no_second_one(place: Home, monkeypa
         assert opened(place).startswith(f"{ADDRESS}{PAGE}")
         compared = mlflow_link.comparison(place, place.runs / "r1")
         assert compared is not None and compared.startswith(f"{ADDRESS}/")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESS)
+        assert mlflow_place.here(place) == mlflow_place.HOME  # whoever is told of the server tracks in the home
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other.example:5000")  # where its runs are sent then
         assert opened(place).startswith(f"http://other.example:5000{PAGE}")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
         assert "mlflow server" in opened(place) and ADDRESS not in opened(place)
     finally:
         one.die()
+
+
+def test_a_run_is_shown_by_the_server_that_has_it(place: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a shell that names none, too."""
+    team, folder = "http://team.example:5000", place.runs / "r1"
+    known = {"experiment": "1", "place": team, "runs": {"parent": "r"}}
+    (folder / "mlflow.json").write_text(json.dumps(known))
+    for named in (None, f"{team}/", team.replace("//", "//me:secret@")):
+        if named:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
+        assert opened(place).startswith(f"{team}{PAGE}")
+        compared = mlflow_link.comparison(place, folder)
+        assert compared is not None and compared.startswith(f"{team}/#")
 
 
 def test_what_a_killed_server_left_behind_names_nobody(place: Home) -> None:
