@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attar.errors import AttarError, GateFailed
+from attar import shortage
+from attar.credentials import without_credentials
+from attar.errors import AttarError, BadInput, GateFailed, StageFailed
 from pipelines import cli_choice, cli_export, cli_reference, cli_search, cli_services, printing
 from pipelines.cli_options import AsJson, HomeFolder, Overrides, RecipeFile
 
@@ -134,7 +136,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show the report of a run."""
-    from attar.errors import BadInput
     from pipelines import changes, report, tables
     from pipelines.home import Home
     from pipelines.mlflow_words import RUNS
@@ -256,12 +257,12 @@ def _ending(error: BaseException) -> int:
 
 
 def _usage(error: Exception) -> int:
-    """Typer's own complaints about the command line; anything else is a fault of ours and shows itself."""
+    """Typer's own complaints, or a disk that is full; anything else is a fault of ours and shows itself."""
     show = getattr(error, "format_message", None)
-    if show is None:
+    if show is None and (short := shortage.sentence(error, {})) is None:
         raise error
-    print(f"error: {show()}", file=sys.stderr)  # noqa: T201
-    return 2
+    print(f"error: {without_credentials(short) if show is None else show()}", file=sys.stderr)  # noqa: T201
+    return StageFailed.exit_code if show is None else BadInput.exit_code
 
 
 def _open(recipe: Path, overrides: list[str] | None, home: Path | None) -> "tuple[Recipe, Home]":

@@ -17,6 +17,7 @@ from prefect.states import Cancelled as CancelledState
 from prefect.states import Completed, Failed
 from pydantic_core import PydanticUndefined
 
+from attar import shortage
 from attar.credentials import without_credentials
 from attar.errors import AttarError, BadInput, Cancelled, nearest
 from pipelines import deployments, display, form_values, journal, mlflow_link
@@ -112,6 +113,10 @@ def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
         return CancelledState(message="cancelled, as its worker was asked to end; run it again to go on")
     except AttarError as error:
         return Failed(message=without_credentials(str(error)))
+    except Exception as error:  # a fault of ours shows itself; a full disk is none, wherever it was noticed
+        if (short := shortage.sentence(error, {})) is None:
+            raise
+        return Failed(message=without_credentials(short))
     folder = home.runs / run
     why = next(record["text"] for record in journal.read(folder) if record["kind"] == "why")
     address = mlflow_link.address(home, folder)

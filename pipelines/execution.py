@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,11 @@ class Execution:
         title = self.title(step) if spec.do == "stage" else f"measuring {self.title(step)}"
         try:
             result = run_child(spec, Path(spec.events).parent, title, watch, self.plan.recipe.progress_timeout)
-        finally:
-            curves.flush()
+        except BaseException:
+            with suppress(OSError):  # a full disk must not hide what happened before
+                curves.flush()
+            raise
+        curves.flush()
         if not self.has(spec):
             raise StageFailed(f"{title} ended well but left no {spec.fingerprint} in {self.plan.home.store.root}")
         if spec.do == "stage" and result["new"]:  # else another run made it meanwhile

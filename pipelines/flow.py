@@ -13,6 +13,7 @@ from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
+from attar import shortage
 from attar.credentials import without_credentials
 from attar.errors import AttarError
 from attar.store import COLLECTING
@@ -128,7 +129,8 @@ def compress(
         return execution.finish("finished")
     except BaseException as error:  # also Prefect's and the terminal's way to stop a run
         cancelled = getattr(error, "exit_code", 130 if not isinstance(error, Exception) else 4) == 130
-        text = str(error) if isinstance(error, AttarError) else f"{type(error).__name__}: {error}"
+        short = None if isinstance(error, AttarError) else shortage.sentence(error, {})
+        text = str(error) if isinstance(error, AttarError) else short or f"{type(error).__name__}: {error}"
         text = "cancelled; the same recipe goes on from here" if cancelled else text
         if execution is not None:
             with suppress(OSError):  # a full disk must not hide what happened before

@@ -84,7 +84,7 @@ class Journal:
             if waiting := unsent(self.folder):
                 why = self._sender.failure
                 self._warn(f"{waiting} records wait on disk for MLflow ({why}); the next run or attar sync sends them")
-        with self._lock:
+        with self._lock, suppress(OSError):  # what a full disk has not taken is tried once more, and was told of
             self._file.close()
 
     def _warn(self, text: str) -> None:
