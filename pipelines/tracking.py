@@ -90,6 +90,12 @@ def sync(home: Home, tell: Callable[[str], None] = lambda text: None) -> dict[st
     return results
 
 
+def waits(home: Home) -> bool:
+    """Whether :func:`sync` may find something to send or to close."""
+    folders = [path for path in home.runs.glob("*") if path.is_dir() and not alive(path)]
+    return any(journal.unsent(folder) or _died(folder) is not None for folder in folders)
+
+
 def _died(folder: Path) -> str | None:
     """The experiment of a tracked run that never said how it ended and whose process is gone."""
     records = journal.read(folder) if (folder / RUNS).is_file() else []

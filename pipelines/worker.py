@@ -28,8 +28,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.logging import get_logger
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
-from attar.errors import BadInput
-from pipelines import deployments
+from attar.errors import BadInput, Cancelled
+from pipelines import deployments, tracking
 from pipelines.home import Home
 from pipelines.lost_runs import OPEN, untold
 
@@ -98,16 +98,12 @@ class Worker(ProcessWorker):
     async def _tell_rest(self, flow_run: str, variables: Mapping[str, str | None]) -> None:
         """Let MLflow know of a run that was killed: by Prefect after its grace, or for its memory.
 
-        Prefect calls a run that was cancelled well ended, however it ended. In a process of its own: MLflow takes half
-        a gigabyte.
+        Prefect calls a run that was cancelled well ended, however it ended.
         """
         home = variables.get("ATTAR_HOME") or variables.get(deployments.HOME)
         if not home or self._stopping or not await asyncio.to_thread(untold, Home.open(Path(home)), flow_run):
             return
-        told = {name: value for name, value in variables.items() if value is not None}
-        command = [sys.executable, "-P", "-m", "pipelines.cli", "sync", "--home", home]
-        process = await asyncio.create_subprocess_exec(*command, env=told, stdout=subprocess.DEVNULL)
-        await process.wait()
+        await send_rest(home, {name: value for name, value in variables.items() if value is not None})
 
     async def _propose_crashed_state(
         self, flow_run: FlowRun, message: str, client: PrefectClient | None = None
@@ -140,6 +136,28 @@ class Worker(ProcessWorker):
         if self._away:
             self._logger.warning("the Prefect server is back")
         self._away = False
+
+
+async def send_rest(home: str, variables: Mapping[str, str]) -> None:
+    """Let MLflow know what it was not told of; what it does not take is a line, and the next start tries again.
+
+    In a process of its own: MLflow takes half a gigabyte.
+    """
+    command = [sys.executable, "-P", "-m", "pipelines.cli", "sync", "--home", home]
+    process = await asyncio.create_subprocess_exec(
+        *command, env=dict(variables), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    for line in said.decode(errors="replace").splitlines() if process.returncode != Cancelled.exit_code else ():
+        get_logger("worker").warning("attar sync: %s", line)
+
+
+async def send_what_waits() -> None:
+    """The same for the home that this worker was given, if a run there was cut off or not sent to its end."""
+    home = os.environ.get("ATTAR_HOME")
+    with suppress(Exception):  # the work is not worth less for it
+        if home and await asyncio.to_thread(tracking.waits, Home.open(Path(home))):
+            await send_rest(home, os.environ)
 
 
 async def wait_for_server() -> None:
@@ -220,6 +238,7 @@ async def work(pool: str) -> None:
         waiting.cancel()
         return
     waiting.result()
+    rest = asyncio.create_task(send_what_waits())
     worker = Worker(work_pool_name=pool, name=platform.node())
     serving = asyncio.create_task(worker.start())
     await asyncio.wait({stop, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -228,6 +247,7 @@ async def work(pool: str) -> None:
         return
     worker.stop()
     await end_flows(worker)
+    rest.cancel()
     serving.cancel()
     with suppress(asyncio.CancelledError):
         await serving

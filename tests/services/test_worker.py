@@ -21,10 +21,11 @@ import psutil
 import pytest
 
 from attar.errors import BadInput
-from pipelines import prefect_server
+from pipelines import journal, prefect_server
 from pipelines.guard import POLL_SECONDS
 
 PASSWORD = "somebody:something"
+END = {"kind": "end-run", "status": "finished", "text": "", "files": [], "time": 2e9}
 
 
 class Server:
@@ -106,6 +107,30 @@ def test_a_worker_waits_for_its_server_and_outlasts_it(
         until(lambda: "is away" in output.read_text())
         server.start()
         until(lambda: "is back" in output.read_text())
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait() == 0, output.read_text()
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_a_worker_sends_what_waits_when_it_starts(
+    server: Server, tmp_path: Path, until: Callable[[Callable[[], object]], object]
+) -> None:
+    """MLflow was away at the end of a run, and perhaps the worker, too; what cannot be sent is said, and no more."""
+    output, home = tmp_path / "worker.txt", tmp_path / "home"
+    begun = {"kind": "run", "name": "small", "machine": {}, "process": "", "flow_run": "", "time": 2e9}
+    recipes = {"r1": {"model": "m", "stages": [], "track": {}}, "r2": {"model": "of no version", "stages": []}}
+    for run, recipe in recipes.items():
+        (home / "runs" / run).mkdir(parents=True)
+        records = ({**begun, "run": run, "recipe": recipe}, END)
+        (home / "runs" / run / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    server.start()
+    worker = start_worker(server, output, "--home", str(home), MLFLOW_TRACKING_URI="")
+    try:
+        until(lambda: "attar sync: error: the run r2 could not be sent" in output.read_text())
+        assert [journal.unsent(home / "runs" / run) for run in recipes] == [0, 2]
+        until(lambda: b"ONLINE" in server.workers())
         worker.send_signal(signal.SIGTERM)
         assert worker.wait() == 0, output.read_text()
     finally:
