@@ -259,10 +259,14 @@ def _ending(error: BaseException) -> int:
 def _usage(error: Exception) -> int:
     """Typer's own complaints, or a disk that is full; anything else is a fault of ours and shows itself."""
     show = getattr(error, "format_message", None)
-    if show is None and (short := shortage.sentence(error, {})) is None:
+    if show is not None:
+        print(f"error: {show()}", file=sys.stderr)  # noqa: T201
+        return BadInput.exit_code
+    short = shortage.sentence(error, {})
+    if short is None:
         raise error
-    print(f"error: {without_credentials(short) if show is None else show()}", file=sys.stderr)  # noqa: T201
-    return StageFailed.exit_code if show is None else BadInput.exit_code
+    print(f"error: {without_credentials(short)}", file=sys.stderr)  # noqa: T201
+    return StageFailed.exit_code
 
 
 def _open(recipe: Path, overrides: list[str] | None, home: Path | None) -> "tuple[Recipe, Home]":

@@ -155,8 +155,10 @@ async def send_rest(home: str, variables: Mapping[str, str]) -> None:
 async def send_what_waits() -> None:
     """The same for the home that this worker was given, if a run there was cut off or not sent to its end."""
     home = os.environ.get("ATTAR_HOME")
+    if not home:  # then runs go where their deployments say
+        return
     with suppress(Exception):  # the work is not worth less for it
-        if home and await asyncio.to_thread(tracking.waits, Home.open(Path(home))):
+        if await asyncio.to_thread(tracking.waits, Home.open(Path(home))):
             await send_rest(home, os.environ)
 
 
