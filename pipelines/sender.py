@@ -1,7 +1,7 @@
 """Sends a journal's records to a tracker, in order and in a thread of its own: no server can hold up the work.
 
 The journal on disk and the count of records in ``journal.sent`` are the truth. A tracker that does not answer is asked
-again, ever more rarely; what is left at the end of a run is sent by ``attar sync``, or at the start of the next run. A
+again, ever more rarely; what is left at the end of a run is sent by ``attar sync``, or when a run or a worker starts. A
 record that the tracker refuses is counted and left out, for those behind it must not wait for ever. Only who holds the
 lock of a run sends its records; the kernel frees it when its holder dies.
 """
