@@ -18,9 +18,9 @@ from prefect.states import Completed, Failed
 from pydantic_core import PydanticUndefined
 
 from attar.credentials import without_credentials
-from attar.errors import AttarError, BadInput, Cancelled, nearest
+from attar.errors import AttarError, BadInput, Cancelled
 from pipelines import deployments, display, form_values, journal, mlflow_link
-from pipelines.deployments_yaml import recipe_files
+from pipelines.deployments_yaml import recipe_file
 from pipelines.embedded import configure
 from pipelines.flow import compress
 from pipelines.home import Home
@@ -84,15 +84,12 @@ compress_stages = flow(
 
 
 def _chosen(name: Any, seed: Any, overrides: Any) -> Recipe:
-    folder = _place("ATTAR_RECIPES", deployments.RECIPES)
-    paths = recipe_files(folder)
-    if name not in paths:
-        raise BadInput(f"there is no recipe {name!r} in {folder}; {nearest(str(name), paths)}")
+    path = recipe_file(_place("ATTAR_RECIPES", deployments.RECIPES), name)
     given = overrides if isinstance(overrides, list) else [] if overrides is None else [overrides]
     wrong = next((text for text in given if not isinstance(text, str)), None)
     if wrong is not None:
         raise BadInput(f"override {wrong!r} is not of the form KEY=VALUE, such as seed=1 or stages.1.ffn=0.3")
-    return load(paths[name], [*given, *([] if seed is None or seed == "" else [f"seed={seed}"])])
+    return load(path, [*given, *([] if seed is None or seed == "" else [f"seed={seed}"])])
 
 
 def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
