@@ -99,6 +99,20 @@ def test_a_wrong_recipe_is_told_before_anything_is_registered(folder: Path, cont
         deployments_yaml.load(save(folder, content))
 
 
+def test_a_run_needs_its_own_recipe_only(folder: Path, content: Content) -> None:
+    save(folder, content)
+    (folder / "half.yaml").write_text("name: half\nstages: [")
+    (folder / "other.yaml").mkdir()
+    assert deployments_yaml.recipe_file(folder, "small") == folder / "small.yaml"
+    with pytest.raises(BadInput, match=r"half\.yaml is not YAML"):
+        deployments_yaml.recipe_file(folder, "half")
+    for absent in ("deployments", "../conf/small", "", 7, ["small"], None):
+        with pytest.raises(BadInput, match=r"there is no recipe .* in .*; (possible: small|did you mean 'small'\?)$"):
+            deployments_yaml.recipe_file(folder, absent)
+    with pytest.raises(BadInput, match=r"half\.yaml is not YAML"):  # who registers is told
+        deployments_yaml.load(folder / "deployments.yaml")
+
+
 class Server:
     """A Prefect server in a process of its own; :meth:`attar` and :meth:`ask` speak to it as a user does."""
 
@@ -202,31 +216,33 @@ def test_registering_and_running(server: Server, folder: Path, content: Content,
     taken = server.attar("deploy", str(file), "--take-over")
     assert taken == dict.fromkeys(names, "unchanged") | {"theirs": "removed"}
 
-    # what left the file is removed, what people registered themselves stays
+    # what left the file is removed, also when the pool was renamed with it; what people registered themselves stays
     del content["deployments"][2]
+    content["pool"] = {"name": "moved"}
     own = {"name": "own", "flow_id": first["recipe"]["flow_id"], "tags": []}
     server.ask("POST", "/deployments/", own)
     assert server.attar("deploy", str(save(folder, content)))["nightly"] == "removed"
     assert set(registered(server)) == {"recipe", "stages", "own"}
 
-    # what stands in another file is that one's
+    # what stands in another file is that one's, also for who takes over what is another home's
     more = folder / "more.yaml"
     more.write_text(yaml.safe_dump(content | {"deployments": [{"name": "more", "recipe": "small"}]}))
     assert server.attar("deploy", str(more)) == {"more": "created"}
-    assert server.attar("deploy", str(file)) == dict.fromkeys(("recipe", "stages"), "unchanged")
+    assert server.attar("deploy", str(file), "--take-over") == dict.fromkeys(("recipe", "stages"), "unchanged")
     assert set(registered(server)) == {"recipe", "stages", "own", "more"}
 
     # two files that share a pool agree about its limit, and who deploys hears that nobody serves it
-    narrow = {"pool": {"name": "another", "limit": 2}}
+    narrow = {"pool": {"name": "moved", "limit": 2}}
     more.write_text(yaml.safe_dump(content | narrow | {"deployments": [{"name": "more", "recipe": "small"}]}))
     refusal = server.refused("deploy", str(more))
     assert f"{file}, whose deployments are in it, says null" in refusal and "pool.limit=2" in refusal
+    assert server.refused("deploy", str(more), "--take-over") == refusal
     assert server.attar("deploy", str(save(folder, content | narrow))) == dict.fromkeys(
         ("recipe", "stages"), "unchanged"
     )
     told = server.called("deploy", str(more))
     assert told.stdout == "more: unchanged\n"
-    assert told.stderr.startswith("warning: no worker serves the pool 'another'")
+    assert told.stderr.startswith("warning: no worker serves the pool 'moved'")
     assert told.stderr.endswith(f"start one with: attar worker {more}\n")
     automations = server.ask("POST", "/automations/filter", {})
     assert len(automations) == 1 and automations[0]["enabled"]
