@@ -6,6 +6,7 @@ state of the run. Annotations are evaluated, since Prefect reads them.
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
         home = Home.open(_place("ATTAR_HOME", deployments.HOME))
         configure(home)
         display.listen()
+        _enter_folder()
         recipe = make()
         make_plan(recipe, home, complete=True, watch=display.preparing)  # what cannot work leaves no run behind
         run = home.new_run(recipe.name)
@@ -113,6 +115,12 @@ def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
     why = next(record["text"] for record in journal.read(folder) if record["kind"] == "why")
     address = mlflow_link.address(home, folder)
     return Completed(message=display.finished(Report.from_json(result), why, home, address))
+
+
+def _enter_folder() -> None:
+    """Go where the deployment was registered. Prefect's ``working_dir`` ends a run on a machine without that folder."""
+    with suppress(OSError):
+        os.chdir(os.environ.get(deployments.FOLDER, ""))
 
 
 def _place(own: str, deployed: str) -> Path:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 API = "PREFECT_API_URL"
 HOME, RECIPES = "ATTAR_DEPLOYED_HOME", "ATTAR_DEPLOYED_RECIPES"  # for runs whose worker's environment names none
+FOLDER = "ATTAR_DEPLOYED_FOLDER"  # where it was registered: paths in recipes count from there, as for attar run
 FILE = "ATTAR_DEPLOYED_FILE"  # what a deployment stands in, and who may remove it
 FLOWS = {"recipe": "compress-recipe", "stages": "compress-stages"}  # form → flow
 ENTRYPOINTS = {form: f"pipelines.deployed.{flow.replace('-', '_')}" for form, flow in FLOWS.items()}
@@ -287,6 +288,7 @@ def definition(deployment: Deployment, offer: Offer, home: Home) -> dict[str, An
             "env": {
                 HOME: str(home.root),
                 RECIPES: str(offer.folder),
+                FOLDER: str(Path.cwd()),
                 FILE: str(offer.file),
                 **lost_workers.ENVIRONMENT,
             },

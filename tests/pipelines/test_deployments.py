@@ -41,7 +41,8 @@ def content() -> Content:
 
 @pytest.fixture
 def folder(tmp_path: Path, document: Content) -> Path:
-    """A folder of one recipe and the deployments file."""
+    """A folder of one recipe and the deployments file; the recipe's text is given as seen from here."""
+    document["data"]["source"] = os.path.relpath(document["data"]["source"])
     made = tmp_path / "conf"
     made.mkdir()
     (made / "small.yaml").write_text(yaml.safe_dump(document))
@@ -113,12 +114,29 @@ def test_a_run_needs_its_own_recipe_only(folder: Path, content: Content) -> None
         deployments_yaml.load(folder / "deployments.yaml")
 
 
+def test_paths_of_a_deployed_recipe_count_from_where_it_was_registered(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, content: Content, home: Path
+) -> None:
+    from pipelines import deployed, deployments
+
+    offer = deployments_yaml.load(save(folder, content))
+    asked = [deployments.definition(one, offer, Home.open(home))["job_variables"] for one in offer.content.deployments]
+    assert {variables["env"][deployments.FOLDER] for variables in asked} == {str(Path.cwd())}
+    monkeypatch.chdir(folder.parent)
+    for there, then in ((folder / "another machine's", folder.parent), (folder, folder)):
+        monkeypatch.setenv(deployments.FOLDER, str(there))
+        deployed._enter_folder()
+        assert Path.cwd() == then
+
+
 class Server:
     """A Prefect server in a process of its own; :meth:`attar` and :meth:`ask` speak to it as a user does."""
 
     def __init__(self, url: str, home: Path, folder: Path) -> None:
         self.environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(home / "client")}
         self.environment |= {"PREFECT_LOGGING_LEVEL": "INFO", "ATTAR_HOME": str(home), "ATTAR_RECIPES": str(folder)}
+        self.environment["PYTHONPATH"] = str(Path(__file__).parents[2])  # for who starts elsewhere
+        self.folder = folder
         self.url = url
 
     def attar(self, *arguments: str) -> Any:
@@ -143,11 +161,12 @@ class Server:
         return answer.json() if answer.content else None
 
     def execute(self, deployment: str, parameters: Content) -> Content:
-        """A run as the form starts it, carried out as a worker does; the run when it has ended."""
+        """A run as the form starts it, carried out as a worker does, in some folder; the run when it has ended."""
         body = {"parameters": parameters, "enforce_parameter_schema": False}
         run = self.ask("POST", f"/deployments/{deployment}/create_flow_run", body)["id"]
         command = [sys.executable, "-m", "prefect", "flow-run", "execute", run]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        environment = self.environment | self.ask("GET", f"/deployments/{deployment}")["job_variables"]["env"]
+        done = subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True)
         found = dict(self.ask("GET", f"/flow_runs/{run}"))
         assert found["state"]["type"] in ("COMPLETED", "FAILED"), done.stdout + done.stderr
         return found
