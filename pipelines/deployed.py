@@ -6,6 +6,7 @@ state of the run. Annotations are evaluated, since Prefect reads them.
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from pydantic_core import PydanticUndefined
 
 from attar import shortage
 from attar.credentials import without_credentials
-from attar.errors import AttarError, BadInput, Cancelled, nearest
+from attar.errors import AttarError, BadInput, Cancelled
 from pipelines import deployments, display, form_values, journal, mlflow_link
-from pipelines.deployments_yaml import recipe_files
+from pipelines.deployments_yaml import recipe_file
 from pipelines.embedded import configure
 from pipelines.flow import compress
 from pipelines.home import Home
@@ -85,15 +86,12 @@ compress_stages = flow(
 
 
 def _chosen(name: Any, seed: Any, overrides: Any) -> Recipe:
-    folder = _place("ATTAR_RECIPES", deployments.RECIPES)
-    paths = recipe_files(folder)
-    if name not in paths:
-        raise BadInput(f"there is no recipe {name!r} in {folder}; {nearest(str(name), paths)}")
+    path = recipe_file(_place("ATTAR_RECIPES", deployments.RECIPES), name)
     given = overrides if isinstance(overrides, list) else [] if overrides is None else [overrides]
     wrong = next((text for text in given if not isinstance(text, str)), None)
     if wrong is not None:
         raise BadInput(f"override {wrong!r} is not of the form KEY=VALUE, such as seed=1 or stages.1.ffn=0.3")
-    return load(paths[name], [*given, *([] if seed is None or seed == "" else [f"seed={seed}"])])
+    return load(path, [*given, *([] if seed is None or seed == "" else [f"seed={seed}"])])
 
 
 def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
@@ -102,6 +100,7 @@ def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
         home = Home.open(_place("ATTAR_HOME", deployments.HOME))
         configure(home)
         display.listen()
+        _enter_folder()
         recipe = make()
         make_plan(recipe, home, complete=True, watch=display.preparing)  # what cannot work leaves no run behind
         run = home.new_run(recipe.name)
@@ -121,6 +120,12 @@ def _carry_out(make: Callable[[], Recipe]) -> State[Any]:
     why = next(record["text"] for record in journal.read(folder) if record["kind"] == "why")
     address = mlflow_link.address(home, folder)
     return Completed(message=display.finished(Report.from_json(result), why, home, address))
+
+
+def _enter_folder() -> None:
+    """Go where the deployment was registered. Prefect's ``working_dir`` ends a run on a machine without that folder."""
+    with suppress(OSError):
+        os.chdir(os.environ.get(deployments.FOLDER, ""))
 
 
 def _place(own: str, deployed: str) -> Path:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 API = "PREFECT_API_URL"
 HOME, RECIPES = "ATTAR_DEPLOYED_HOME", "ATTAR_DEPLOYED_RECIPES"  # for runs whose worker's environment names none
+FOLDER = "ATTAR_DEPLOYED_FOLDER"  # where it was registered: paths in recipes count from there, as for attar run
 FILE = "ATTAR_DEPLOYED_FILE"  # what a deployment stands in, and who may remove it
 FLOWS = {"recipe": "compress-recipe", "stages": "compress-stages"}  # form → flow
 ENTRYPOINTS = {form: f"pipelines.deployed.{flow.replace('-', '_')}" for form, flow in FLOWS.items()}
@@ -71,9 +72,10 @@ def deploy(file: Path, home: Home, take_over: bool = False) -> Registered:
             known = {deployment.name: _find(client, deployment) for deployment in offer.content.deployments}
             if not take_over:
                 _require_own(offer.content.deployments, known, home)
-                ours = {existing.id for existing in known.values() if existing is not None}
-                beside = [left for left in _registered(client, offer.content.pool.name) if left.id not in ours]
-                _require_same_limit(offer, {_told(left, FILE) for left in beside})
+            ours = {existing.id for existing in known.values() if existing is not None}
+            beside = [left for left in _registered(client) if left.id not in ours and _shares_pool(left, offer)]
+            staying = [left for left in beside if not take_over or _told(left, HOME) == str(home.root)]
+            _require_same_limit(offer, {_told(left, FILE) for left in staying})
             _pool(client, offer)
             flows = {form: client.create_flow_from_name(flow) for form, flow in FLOWS.items()}
             done = []
@@ -81,10 +83,12 @@ def deploy(file: Path, home: Home, take_over: bool = False) -> Registered:
                 flow, existing = flows[deployment.form], known[deployment.name]
                 done.append(Done(deployment.name, _register(client, flow, deployment, existing, offer, home)))
             wanted = {(flows[deployment.form], deployment.name) for deployment in offer.content.deployments}
-            for left in _registered(client, offer.content.pool.name):
+            for left in _registered(client):
                 if left.flow_id not in flows.values() or (left.flow_id, left.name) in wanted:
                     continue
-                if take_over or (_told(left, HOME), _told(left, FILE)) == (str(home.root), str(offer.file)):
+                stood = (_told(left, HOME), _told(left, FILE)) == (str(home.root), str(offer.file))
+                strange = _told(left, HOME) != str(home.root) and _shares_pool(left, offer)
+                if stood or (take_over and strange):
                     client.delete_deployment(left.id)
                     done.append(Done(left.name, "removed"))
             lost_workers.watch(client, list(FLOWS.values()))
@@ -198,15 +202,19 @@ def _pool(client: "SyncPrefectClient", offer: Offer) -> None:
         client.update_work_pool(wanted.name, WorkPoolUpdate(concurrency_limit=wanted.limit))
 
 
-def _registered(client: "SyncPrefectClient", pool: str) -> "list[DeploymentResponse]":
-    """What an earlier registration left in this pool."""
+def _shares_pool(existing: "DeploymentResponse", offer: Offer) -> bool:
+    return existing.work_pool_name == offer.content.pool.name
+
+
+def _registered(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
+    """What registrations left at the server, in whatever pool: the file may have named another one before."""
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 
     ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
     found: list[DeploymentResponse] = []
     while page := client.read_deployments(deployment_filter=ours, limit=100, offset=len(found)):
         found += page
-    return [deployment for deployment in found if deployment.work_pool_name == pool]
+    return found
 
 
 def _register(
@@ -280,6 +288,7 @@ def definition(deployment: Deployment, offer: Offer, home: Home) -> dict[str, An
             "env": {
                 HOME: str(home.root),
                 RECIPES: str(offer.folder),
+                FOLDER: str(Path.cwd()),
                 FILE: str(offer.file),
                 **lost_workers.ENVIRONMENT,
             },

@@ -1,7 +1,7 @@
 """The deployments file: which forms and schedules there are, checked before anything is registered."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -128,6 +128,22 @@ def recipe_files(folder: Path) -> dict[str, Path]:
     if not found:
         raise BadInput(f"there is no recipe in {folder}; a recipe is a .yaml file with name, model and stages")
     return found
+
+
+def recipe_file(folder: Path, name: Any) -> Path:
+    """The file of one recipe, whatever its neighbours hold; raises :class:`BadInput` with one sentence."""
+    paths = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if isinstance(name, str) and name in paths and _is_recipe(paths[name]):
+        return paths[name]
+    possible = [stem for stem, path in paths.items() if _can_be_offered(path)] or recipe_files(folder)
+    raise BadInput(f"there is no recipe {name!r} in {folder}; {nearest(str(name), possible)}")
+
+
+def _can_be_offered(path: Path) -> bool:
+    try:
+        return _is_recipe(path)
+    except BadInput:  # somebody is editing it
+        return False
 
 
 def _is_recipe(path: Path) -> bool:

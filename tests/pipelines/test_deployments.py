@@ -41,7 +41,8 @@ def content() -> Content:
 
 @pytest.fixture
 def folder(tmp_path: Path, document: Content) -> Path:
-    """A folder of one recipe and the deployments file."""
+    """A folder of one recipe and the deployments file; the recipe's text is given as seen from here."""
+    document["data"]["source"] = os.path.relpath(document["data"]["source"])
     made = tmp_path / "conf"
     made.mkdir()
     (made / "small.yaml").write_text(yaml.safe_dump(document))
@@ -99,12 +100,43 @@ def test_a_wrong_recipe_is_told_before_anything_is_registered(folder: Path, cont
         deployments_yaml.load(save(folder, content))
 
 
+def test_a_run_needs_its_own_recipe_only(folder: Path, content: Content) -> None:
+    save(folder, content)
+    (folder / "half.yaml").write_text("name: half\nstages: [")
+    (folder / "other.yaml").mkdir()
+    assert deployments_yaml.recipe_file(folder, "small") == folder / "small.yaml"
+    with pytest.raises(BadInput, match=r"half\.yaml is not YAML"):
+        deployments_yaml.recipe_file(folder, "half")
+    for absent in ("deployments", "../conf/small", "", 7, ["small"], None):
+        with pytest.raises(BadInput, match=r"there is no recipe .* in .*; (possible: small|did you mean 'small'\?)$"):
+            deployments_yaml.recipe_file(folder, absent)
+    with pytest.raises(BadInput, match=r"half\.yaml is not YAML"):  # who registers is told
+        deployments_yaml.load(folder / "deployments.yaml")
+
+
+def test_paths_of_a_deployed_recipe_count_from_where_it_was_registered(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, content: Content, home: Path
+) -> None:
+    from pipelines import deployed, deployments
+
+    offer = deployments_yaml.load(save(folder, content))
+    asked = [deployments.definition(one, offer, Home.open(home))["job_variables"] for one in offer.content.deployments]
+    assert {variables["env"][deployments.FOLDER] for variables in asked} == {str(Path.cwd())}
+    monkeypatch.chdir(folder.parent)
+    for there, then in ((folder / "another machine's", folder.parent), (folder, folder)):
+        monkeypatch.setenv(deployments.FOLDER, str(there))
+        deployed._enter_folder()
+        assert Path.cwd() == then
+
+
 class Server:
     """A Prefect server in a process of its own; :meth:`attar` and :meth:`ask` speak to it as a user does."""
 
     def __init__(self, url: str, home: Path, folder: Path) -> None:
         self.environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(home / "client")}
         self.environment |= {"PREFECT_LOGGING_LEVEL": "INFO", "ATTAR_HOME": str(home), "ATTAR_RECIPES": str(folder)}
+        self.environment["PYTHONPATH"] = str(Path(__file__).parents[2])  # for who starts elsewhere
+        self.folder = folder
         self.url = url
 
     def attar(self, *arguments: str) -> Any:
@@ -129,11 +161,12 @@ class Server:
         return answer.json() if answer.content else None
 
     def execute(self, deployment: str, parameters: Content) -> Content:
-        """A run as the form starts it, carried out as a worker does; the run when it has ended."""
+        """A run as the form starts it, carried out as a worker does, in some folder; the run when it has ended."""
         body = {"parameters": parameters, "enforce_parameter_schema": False}
         run = self.ask("POST", f"/deployments/{deployment}/create_flow_run", body)["id"]
         command = [sys.executable, "-m", "prefect", "flow-run", "execute", run]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        environment = self.environment | self.ask("GET", f"/deployments/{deployment}")["job_variables"]["env"]
+        done = subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True)
         found = dict(self.ask("GET", f"/flow_runs/{run}"))
         assert found["state"]["type"] in ("COMPLETED", "FAILED"), done.stdout + done.stderr
         return found
@@ -202,31 +235,33 @@ def test_registering_and_running(server: Server, folder: Path, content: Content,
     taken = server.attar("deploy", str(file), "--take-over")
     assert taken == dict.fromkeys(names, "unchanged") | {"theirs": "removed"}
 
-    # what left the file is removed, what people registered themselves stays
+    # what left the file is removed, also when the pool was renamed with it; what people registered themselves stays
     del content["deployments"][2]
+    content["pool"] = {"name": "moved"}
     own = {"name": "own", "flow_id": first["recipe"]["flow_id"], "tags": []}
     server.ask("POST", "/deployments/", own)
     assert server.attar("deploy", str(save(folder, content)))["nightly"] == "removed"
     assert set(registered(server)) == {"recipe", "stages", "own"}
 
-    # what stands in another file is that one's
+    # what stands in another file is that one's, also for who takes over what is another home's
     more = folder / "more.yaml"
     more.write_text(yaml.safe_dump(content | {"deployments": [{"name": "more", "recipe": "small"}]}))
     assert server.attar("deploy", str(more)) == {"more": "created"}
-    assert server.attar("deploy", str(file)) == dict.fromkeys(("recipe", "stages"), "unchanged")
+    assert server.attar("deploy", str(file), "--take-over") == dict.fromkeys(("recipe", "stages"), "unchanged")
     assert set(registered(server)) == {"recipe", "stages", "own", "more"}
 
     # two files that share a pool agree about its limit, and who deploys hears that nobody serves it
-    narrow = {"pool": {"name": "another", "limit": 2}}
+    narrow = {"pool": {"name": "moved", "limit": 2}}
     more.write_text(yaml.safe_dump(content | narrow | {"deployments": [{"name": "more", "recipe": "small"}]}))
     refusal = server.refused("deploy", str(more))
     assert f"{file}, whose deployments are in it, says null" in refusal and "pool.limit=2" in refusal
+    assert server.refused("deploy", str(more), "--take-over") == refusal
     assert server.attar("deploy", str(save(folder, content | narrow))) == dict.fromkeys(
         ("recipe", "stages"), "unchanged"
     )
     told = server.called("deploy", str(more))
     assert told.stdout == "more: unchanged\n"
-    assert told.stderr.startswith("warning: no worker serves the pool 'another'")
+    assert told.stderr.startswith("warning: no worker serves the pool 'moved'")
     assert told.stderr.endswith(f"start one with: attar worker {more}\n")
     automations = server.ask("POST", "/automations/filter", {})
     assert len(automations) == 1 and automations[0]["enabled"]
