@@ -33,12 +33,12 @@ def refresh(home: Home, tell: Callable[[str], None], warn: Callable[[str], None]
     for experiment in experiments:
         try:
             _write(home, experiment)
-        except Exception as error:
+        except Exception as error:  # whatever MLflow has against one, the others are written
             warn(f"the view of experiment {experiment}: {without_credentials(first_line(error))}")
     for folder in sorted(path for path in (home.root / "sweeps").glob("*") if path.is_dir()):
         try:
             told = mlflow_sweep.catch_up(home, folder)
-        except Exception as error:
+        except Exception as error:  # the same
             warn(f"the sweep {folder.name}: {without_credentials(first_line(error))}")
             continue
         if told is not None:

@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-WIDE = 240  # columns: no table of ours is wider
+WIDE = 240  # columns of a pipe; a table that needs more has a narrower form
 
 
 def console(stderr: bool = False) -> "Console":
